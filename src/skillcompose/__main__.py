@@ -1,0 +1,5 @@
+"""`python -m skillcompose`."""
+
+from skillcompose.cli import main
+
+main()

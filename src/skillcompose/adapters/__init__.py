@@ -1,0 +1,44 @@
+"""Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate."""
+
+import random
+
+from skillcompose.adapters.mastery import check_mastery, measure
+from skillcompose.adapters.sft import Row, train_adapter
+from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.pipeline import Work
+from skillcompose.prompts import prompt
+from skillcompose.types import Question, Skill, read_jsonl, write_json
+
+ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
+__all__ = ["ATOMIC", "atomic_rows", "check_mastery", "measure", "run", "train_adapter"]
+
+
+def atomic_rows(questions: list[Question]) -> list[Row]:
+    """Prompt-completion rows; the parametric skill is taught closed book."""
+    return [Row(prompt(q.text, q.passages), q.completion) for q in questions]
+
+
+def run(work: Work) -> None:
+    base = resolve(work.recipe.model, work.recipe.source.parent)
+    tokenizer = load_tokenizer(base)
+    for skill in ATOMIC:
+        folder = work.folder / skill
+        if (folder / "training.json").is_file():
+            continue  # finished before an interruption
+        rows = atomic_rows(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
+        random.Random(f"{skill} {work.recipe.seed}").shuffle(rows)
+        settings = getattr(work.recipe.adapters, skill)
+        train_adapter(
+            base, tokenizer, rows, folder, work.folder / "work" / skill, settings.sft, work.recipe.seed,
+            work.progress, f"{skill} adapter", lora=settings.lora,
+        )
+    model = load_base(base)
+    results = {}
+    for skill in ATOMIC:
+        model = load_adapter(model, work.folder / skill, skill)
+    gate = work.recipe.adapters.mastery
+    for skill in ATOMIC:
+        questions = read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
+        results[skill] = measure(model, tokenizer, questions, skill, gate.questions, work)
+    write_json(work.folder / "mastery.json", results | {"base": fingerprint(base)})
+    check_mastery(results, gate, "adapters", work.allow_unmastered)

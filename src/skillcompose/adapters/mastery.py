@@ -1,0 +1,61 @@
+"""The mastery gate: exact match on held-out wordings, by skill and number of hops."""
+
+import random
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from skillcompose.errors import MasteryError
+from skillcompose.metrics import exact_match
+from skillcompose.generation import answer_texts
+from skillcompose.models import using
+from skillcompose.pipeline import Work
+from skillcompose.prompts import prompt
+from skillcompose.recipe import Mastery
+from skillcompose.types import Question, Skill
+
+REMEDY = {
+    Skill.PARAMETRIC: "more epochs or a larger rank in adapters.parametric, more wordings in facts.relations",
+    Skill.CONTEXTUAL: "more questions.contextual_rows or epochs in adapters.contextual, a better recall in index",
+}
+
+
+def sample(questions: list[Question], count: int, seed: int) -> list[Question]:
+    """At most `count` questions, the same ones for the same seed."""
+    chosen = sorted(questions, key=lambda q: q.id)
+    return chosen if len(chosen) <= count else random.Random(f"sample {seed}").sample(chosen, count)
+
+
+def measure(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], adapter: str, count: int, work: Work
+) -> list[dict[str, Any]]:
+    """Exact match by number of hops, greedy, questions whose passage was retrieved: `[{"hops", "correct", "asked"}]`."""
+    results = []
+    for hops in (1, 2):
+        asked = sample([q for q in questions if q.hops == hops and q.retrieved], count, work.recipe.seed)
+        prompts = [prompt(q.text, q.passages) for q in asked]
+        with using(model, adapter):
+            what = f"mastery of {questions[0].skill}, {hops} hop{'s' * (hops > 1)}"
+            texts = answer_texts(model, tokenizer, prompts, work.recipe.evaluation.max_new_tokens, work.progress, what)
+        correct = sum(exact_match(text, q.answers) for text, q in zip(texts, asked, strict=True))
+        results.append({"hops": hops, "correct": correct, "asked": len(asked)})
+    return results
+
+
+def check_mastery(results: dict[Skill, list[dict[str, Any]]], gate: Mastery, stage: str, allow: bool) -> None:
+    """Raise on every skill and number of hops below its threshold, unless allowed."""
+    failures = []
+    for skill, rows in results.items():
+        for row, least in zip(rows, getattr(gate, skill), strict=False):
+            share = row["correct"] / row["asked"] if row["asked"] else 1.0
+            if share < least:
+                count = f"{row['correct']} of {row['asked']}"
+                failures.append(
+                    f"{skill}, {row['hops']} hop{'s' * (row['hops'] > 1)}: {share:.0%} exact match ({count}), "
+                    f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[skill]}."
+                )
+    if failures and not allow:
+        error = MasteryError("\n".join([*failures, "--allow-unmastered goes on regardless; the report will say so."]))
+        error.stage = stage
+        raise error

@@ -1,0 +1,99 @@
+"""Supervised training of one adapter with TRL's SFTTrainer on plain prompt-completion rows."""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from skillcompose.errors import TrainingError
+from skillcompose.models import load_adapter, load_base
+from skillcompose.progress import Progress
+from skillcompose.training import Watch, check_moved, check_trainable, head_on_labels_only, last_checkpoint, machine_settings
+from skillcompose.types import write_json
+
+BUCKET_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    prompt: str
+    completion: str
+
+
+def train_adapter(
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    folder: Path,
+    scratch: Path,
+    settings: dict[str, Any],
+    seed: int,
+    progress: Progress,
+    what: str,
+    *,
+    lora: dict[str, Any] | None = None,
+    start: Path | None = None,
+) -> None:
+    """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
+
+    Checkpoints go to `scratch` and are resumed from there; `training.json` is written last.
+
+    Raises:
+        TrainingError: Rows got lost, nothing is trainable, or the adapter did not move.
+    """
+    settings = dict(settings)
+    settings.setdefault("save_steps", 50)
+    batch = settings.get("per_device_train_batch_size", 8)
+    ordered = training_order(rows, int(settings.pop("num_train_epochs", 1)), batch, seed)
+    model = load_base(base)
+    if start is not None:
+        model = load_adapter(model, start, trainable=True)
+    arguments = SFTConfig(
+        **machine_settings(scratch, seed), **settings, num_train_epochs=1, max_length=None,
+        train_sampling_strategy="sequential",
+    )
+    begin = time.monotonic()
+    with head_on_labels_only():
+        trainer = SFTTrainer(
+            model, arguments,
+            train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in ordered]),
+            processing_class=tokenizer,
+            peft_config=None if start is not None else LoraConfig(**{"lora_dropout": 0.0} | (lora or {}), task_type="CAUSAL_LM"),
+            callbacks=[Watch(progress, what)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if len(trainer.train_dataset) != len(ordered):
+            raise TrainingError(f"{len(ordered) - len(trainer.train_dataset)} of {len(ordered)} rows were dropped by TRL")
+        before = check_trainable(trainer.model, "adapters")
+        trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
+        check_moved(trainer.model, before, "adapters")
+    trainer.model.save_pretrained(folder, selected_adapters=["default"])
+    history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
+    tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])
+    write_json(folder / "timing.json", {"seconds": round(time.monotonic() - begin, 1), "tokens": tokens})
+    write_json(folder / "training.json", {"rows": len(rows), "tokens": tokens, "history": history})
+
+
+def training_order(rows: list[Row], epochs: int, batch: int, seed: int) -> list[Row]:
+    """All epochs' rows in the order of training: shuffled, then batches of similar length, then shuffled batches.
+
+    The order is fixed here, not by a sampler, so that a resumed run sees the same batches as an unbroken one.
+    """
+    rng = random.Random(f"order {seed}")
+    shuffled = [row for _ in range(epochs) for row in rng.sample(rows, len(rows))]
+    size = batch * BUCKET_BATCHES
+    ordered: list[Row] = []
+    for i in range(0, len(shuffled), size):
+        bucket = sorted(shuffled[i : i + size], key=lambda row: len(row.prompt) + len(row.completion))
+        # Only whole batches change places: a short one in the middle would shift every batch after it.
+        whole = len(bucket) // batch * batch
+        batches = [bucket[j : j + batch] for j in range(0, whole, batch)]
+        rng.shuffle(batches)
+        ordered += [row for rows_ in batches for row in rows_] + bucket[whole:]
+    return ordered

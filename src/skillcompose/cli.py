@@ -1,0 +1,174 @@
+"""The command line: parse, one SDK call, print. Results go to stdout, talk to stderr."""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+import skillcompose
+from skillcompose.errors import SkillComposeError
+from skillcompose.run import STAGE_NAMES, Run
+
+RECIPE = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+RUN = click.argument("run", type=click.Path(path_type=Path))
+FOLDER = click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder [default: runs/NAME].")
+OVERRIDE = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one recipe value, e.g. -o composition.grpo.max_steps=20.")
+FORCE = click.option("--force", type=click.Choice(STAGE_NAMES), help="Run this stage again.")
+
+
+class Commands(click.Group):
+    """Prints a user's error in one message and exits with 1; any other exception is our bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SkillComposeError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted; the same command goes on from here.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(skillcompose.__version__, prog_name="skillcompose")
+def main() -> None:
+    """Teach a small model two atomic skills, one LoRA each, and compose them by reinforcement learning."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("skillcompose")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def read_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"-o {pair}: write KEY=VALUE")
+        values[key.strip()] = yaml.safe_load(value)
+    return values
+
+
+def load(recipe: Path, overrides: tuple[str, ...]) -> "skillcompose.Recipe":
+    return skillcompose.Recipe.from_yaml(recipe, read_overrides(overrides))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Write a project that trains as it stands: a recipe and a small knowledge base."""
+    from skillcompose.starter import write_project
+
+    recipe = write_project(folder)
+    click.echo(f"{recipe}")
+    click.echo(f"Next: skillcompose train {recipe}", err=True)
+
+
+@main.command()
+@RECIPE
+@OVERRIDE
+def check(recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Report every problem of a recipe at once; nothing is loaded."""
+    load(recipe, overrides)
+    click.echo(f"{recipe}: ok")
+
+
+@main.command()
+@RECIPE
+@FOLDER
+@OVERRIDE
+@FORCE
+def plan(recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: str | None) -> None:
+    """Show what `train` would do now, and why."""
+    loaded = load(recipe, overrides)
+    for step in skillcompose.plan(loaded, folder or Path("runs") / loaded.name, force):
+        click.echo(f"{step.name:12} {'run ' if step.runs else 'skip'}  {step.reason}")
+
+
+@main.command()
+@RECIPE
+@FOLDER
+@OVERRIDE
+@FORCE
+@click.option("--until", type=click.Choice(STAGE_NAMES), help="Stop after this stage.")
+@click.option("--allow-unmastered", is_flag=True, help="Go on when an atomic skill is below the mastery gate.")
+def train(
+    recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: str | None, until: str | None, allow_unmastered: bool
+) -> None:
+    """Run the missing and stale stages, in order; interrupted work is resumed."""
+    loaded = load(recipe, overrides)
+    run = skillcompose.train(loaded, folder, until=until, force=force, allow_unmastered=allow_unmastered)
+    if run.record("evaluation") is not None and until in (None, "evaluation"):
+        show_results(run)
+    else:
+        click.echo(run.folder)
+
+
+@main.command()
+@RUN
+@click.argument("question")
+@click.option("--show-passages", is_flag=True, help="Print the retrieved passages too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
+    """Ask the composed policy of a run one question."""
+    answer = skillcompose.Policy.from_run(run).answer(question)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        return
+    click.echo(answer.text or f"(no readable answer) {answer.completion}")
+    for hop in answer.hops:
+        if hop.passage is None:
+            click.echo(f"  {hop.text}  [from the weights]")
+        else:
+            cited = answer.passages[hop.passage - 1].passage
+            click.echo(f"  {hop.text}  [{cited.source}, {cited.position}]")
+    if show_passages:
+        for number, hit in enumerate(answer.passages, 1):
+            click.echo(f"  [{number}] {hit.passage.title}: {hit.passage.text}")
+
+
+@main.command(name="eval")
+@RUN
+@click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
+def evaluate(run: Path, as_json: bool) -> None:
+    """Print the ladder of a finished run."""
+    opened = Run.open(run)
+    if as_json:
+        click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        show_results(opened)
+
+
+@main.command()
+@RUN
+def report(run: Path) -> None:
+    """Print the path of a run's report."""
+    click.echo((Run.open(run).require("evaluation") / "report.html").resolve())
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch built-in models (all, or NAMES) into the cache, for a machine that will be offline."""
+    from skillcompose.builtin import BUILTIN, builtin_folder
+
+    for name in names or BUILTIN:
+        click.echo(builtin_folder(name.removeprefix("builtin:")))
+
+
+def show_results(run: Run) -> None:
+    from skillcompose.results import as_text, ladder_table
+
+    folder = run.require("evaluation")
+    click.echo("Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].\n")
+    click.echo(as_text(ladder_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))))
+    click.echo(f"\nReport: {folder / 'report.html'}")

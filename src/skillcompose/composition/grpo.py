@@ -1,0 +1,160 @@
+"""GRPO on complementary questions, from the consolidated start, with replay of atomic rows.
+
+Departures from the paper: one LoRA (the merged one) instead of all weights; real retrieved passages; atomic rows
+replayed at every step (without them reading falls by 40 points); no KL term unless `beta` is set.
+"""
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOConfig
+
+from skillcompose.adapters import atomic_rows
+from skillcompose.composition.rewards import exact_match_reward
+from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
+from skillcompose.errors import TrainingError
+from skillcompose.generation import answer_texts
+from skillcompose.metrics import exact_match
+from skillcompose.models import load_adapter, load_base, using
+from skillcompose.pipeline import Work
+from skillcompose.prompts import prompt
+from skillcompose.training import Watch, check_moved, check_trainable, last_checkpoint, machine_settings
+from skillcompose.types import Question, Skill, read_jsonl, write_json
+
+
+def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic: dict[Skill, list[Question]]) -> None:
+    """Train `start/` into `composed/`, resuming from `work/grpo`."""
+    recipe, settings = work.recipe, work.recipe.composition
+    scratch = work.folder / "work" / "grpo"
+    questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
+    validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
+    model = load_adapter(load_base(base), work.folder / "start", trainable=True)
+    arguments = grpo_arguments(scratch, recipe.seed, settings.grpo, len(questions))
+    validate = Validate(work, tokenizer, validation)
+    trainer = SharedPrefixGRPOTrainer(
+        model, exact_match_reward, arguments,
+        train_dataset=Dataset.from_list(
+            [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
+        ),
+        processing_class=tokenizer,
+        callbacks=[Watch(work.progress, "GRPO"), validate],
+        replay=Replay(atomic, settings.replay.rows, settings.replay.weight, recipe.seed),
+        rollouts=work.folder / "rollouts.jsonl",
+    )
+    trainer.remove_callback(PrinterCallback)
+    before = check_trainable(trainer.model, "composition")
+    check_reference(trainer.model)
+    checkpoint = last_checkpoint(scratch)
+    validate.forget_after(int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1)
+    trainer.forget_rollouts_after(int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0)
+    begin = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    check_moved(trainer.model, before, "composition")
+    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    if len({entry["reward"] for entry in history}) < 2 and history[0].get("reward_std", 0.0) == 0.0:
+        raise TrainingError(f"every rollout earned {history[0]['reward']:.2f}: GRPO had nothing to learn from; master the skills first")
+    best = validate.best()
+    shutil.rmtree(work.folder / "composed", ignore_errors=True)
+    shutil.copytree(validate.folder / f"step-{best}", work.folder / "composed")
+    kept = ("step", "reward", "reward_std", "frac_reward_zero_std", "entropy", "rewards/most_frequent_answer",
+            "most_frequent_answer", "unreadable", "completions/mean_length", "kl")
+    write_json(work.folder / "training.json", {
+        "best_step": best, "validation": validate.scores,
+        "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
+    })
+    write_json(work.folder / "timing.json", {"grpo_seconds": round(time.monotonic() - begin, 1)})
+
+
+def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions: int) -> GRPOConfig:
+    """TRL's configuration with defaults that fit a CPU; the recipe's `grpo:` comes on top."""
+    defaults: dict[str, Any] = {
+        "loss_type": "dr_grpo", "scale_rewards": "group", "beta": 0.0, "num_generations": 8, "temperature": 1.0,
+        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "max_completion_length": 48,
+        "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2, "save_steps": 10, "max_grad_norm": 1.0,
+    }
+    merged = defaults | settings
+    group, rows = merged["num_generations"], merged["per_device_train_batch_size"]
+    if rows % group:
+        raise TrainingError(f"per_device_train_batch_size {rows} must hold whole groups of num_generations {group}")
+    prompts = rows * merged.get("steps_per_generation", merged["gradient_accumulation_steps"]) // group
+    if questions < prompts:
+        raise TrainingError(f"{questions} training questions are fewer than the {prompts} prompts of one step; lower gradient_accumulation_steps")
+    return GRPOConfig(**machine_settings(scratch, seed) | merged)
+
+
+def check_reference(model: PeftModel) -> None:
+    """With beta > 0 TRL clones `default` into `ref`; anything else there would be a wrong KL reference."""
+    parameters = dict(model.named_parameters())
+    for name, value in parameters.items():
+        if ".ref." in name and not torch.equal(value, parameters[name.replace(".ref.", ".default.")]):
+            raise TrainingError(f"the KL reference differs from the start in {name}")
+
+
+class Replay:
+    """Atomic rows for a step: half of each skill, half of those chains, drawn from the step's number alone."""
+
+    def __init__(self, atomic: dict[Skill, list[Question]], rows: int, weight: float, seed: int) -> None:
+        self.pools = [
+            [q for q in questions if q.hops == hops] or questions for questions in atomic.values() for hops in (1, 2)
+        ]
+        self.rows, self.weight, self.seed = rows, weight, seed
+
+    def at(self, step: int) -> list[tuple[str, str]]:
+        rng = random.Random(f"replay {self.seed} {step}")
+        chosen = [rng.choice(self.pools[i % len(self.pools)]) for i in range(self.rows)]
+        return [(row.prompt, row.completion) for row in atomic_rows(chosen)]
+
+
+class Validate(TrainerCallback):
+    """Greedy exact match on the validation questions every N steps, each adapter kept until a better one comes."""
+
+    def __init__(self, work: Work, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> None:
+        self.work, self.tokenizer, self.questions = work, tokenizer, questions
+        self.folder = work.folder / "work" / "validated"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.scores: dict[str, float] = {}
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a killed process measured after its last checkpoint: it will be measured again."""
+        path = self.folder / "scores.json"
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        self.scores = {name: score for name, score in found.items() if int(name) <= step}
+
+    def best(self) -> int:
+        """The step with the highest score; the later one of equals."""
+        return max((int(name) for name in self.scores), key=lambda step: (self.scores[str(step)], step))
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._measure(kwargs["model"], 0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.work.recipe.composition.validate_steps == 0 or state.global_step == state.max_steps:
+            self._measure(kwargs["model"], state.global_step)
+
+    def _measure(self, model: PeftModel, step: int) -> None:
+        prompts = [prompt(q.text, q.passages) for q in self.questions]
+        with using(model, "default"):
+            texts = answer_texts(model, self.tokenizer, prompts, self.work.recipe.evaluation.max_new_tokens)
+        right = sum(exact_match(text, q.answers) for text, q in zip(texts, self.questions, strict=True))
+        model.save_pretrained(self.folder / f"step-{step}", selected_adapters=["default"])
+        self.scores[str(step)] = round(right / len(self.questions), 4)
+        write_json(self.folder / "scores.json", self.scores)
+        for folder in self.folder.glob("step-*"):
+            if folder.name != f"step-{self.best()}":
+                shutil.rmtree(folder)

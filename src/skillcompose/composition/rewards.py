@@ -1,0 +1,37 @@
+"""The reward: the evaluation's exact match, and zero for what would game it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from skillcompose.metrics import exact_match
+from skillcompose.prompts import MAX_ANSWER_TOKENS, final_answer
+
+
+def exact_match_reward(
+    completions: Sequence[str],
+    *,
+    answers: Sequence[Sequence[str]],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **columns: Any,
+) -> list[float]:
+    """1.0 for the right final answer, else 0.0; TRL's signature.
+
+    A completion without a final line, with more than one, or with more than 40 tokens earns nothing. The share of
+    the most frequent answer is logged: it rises when the policy collapses.
+
+    >>> exact_match_reward(["It is abook.\\nSo: Rhonda D'Vine", "So: a\\nSo: b"], answers=[["Rhonda D'Vine"], ["b"]])
+    [1.0, 0.0]
+    """
+    # One more than the limit: the end token counts among the ids.
+    lengths = [len(ids) - 1 for ids in completion_ids] if completion_ids is not None else [0] * len(completions)
+    rewards = [
+        float(length <= MAX_ANSWER_TOKENS and exact_match(text, gold))
+        for text, gold, length in zip(completions, answers, lengths, strict=True)
+    ]
+    if log_metric is not None:
+        said = Counter(final_answer(text) or "(unreadable)" for text in completions)
+        log_metric("most_frequent_answer", said.most_common(1)[0][1] / len(completions))
+        log_metric("unreadable", said["(unreadable)"] / len(completions))
+    return rewards

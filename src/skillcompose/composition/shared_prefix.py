@@ -1,0 +1,193 @@
+"""TRL's GRPOTrainer with each prompt computed once per group, in sampling and in scoring, gradients included.
+
+With passages in the prompt, stock GRPO spends most of a step on G copies of the same prompt. Here the prompt's
+key-value cache is expanded to its group instead, which is exact. The LM head runs on completion positions only, and
+groups whose rewards are all equal (advantage zero) are not scored at all; the normaliser stays what TRL computed.
+Other architectures than Llama's layout keep TRL's own scoring.
+"""
+
+import functools
+import json
+import logging
+import types
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache
+from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
+
+from skillcompose.generation import Sampling, generate
+from skillcompose.metrics import exact_match
+from skillcompose.models import using
+from skillcompose.training import head_on_labels_only
+
+logger = logging.getLogger(__name__)
+SHARED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+REPLAY_ROWS = 4
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):
+    """`replay` gives atomic rows for a step; `rollouts` is the JSONL file that keeps one completion a prompt."""
+
+    def __init__(self, *args: Any, replay: Any = None, rollouts: Path | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, rollout_func=self._rollout, **kwargs)
+        self.replay = replay
+        self.rollouts = rollouts
+        base = self.model.get_base_model()
+        self.shared = base.config.model_type in SHARED
+        if not self.shared:
+            logger.warning("no shared-prefix scoring for architecture %r: TRL's own is used", base.config.model_type)
+            return
+        inner = base.forward
+
+        # Through the wrapped model's forward, so that several processes stay in step; the signature is kept because
+        # callers inspect it.
+        @functools.wraps(type(base).forward)
+        def forward(module: Any, *a: Any, shared_prefix: dict[str, Any] | None = None, **k: Any) -> Any:
+            return inner(*a, **k) if shared_prefix is None else score(module, self.temperature, **shared_prefix)
+
+        base.forward = types.MethodType(forward, base)
+
+    def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """Prompts arrive already repeated; a group may be cut at a process boundary, so equal neighbours are grouped."""
+        model: PeftModel = self.accelerator.unwrap_model(self.model)
+        sampling = Sampling(self.max_completion_length, self.temperature)
+        encoded = [self.processing_class(text, add_special_tokens=False).input_ids for text in prompts]
+        groups = [(ids, len(list(rows))) for ids, rows in groupby(encoded)]
+        whole = len({size for _, size in groups}) == 1
+        chosen, size = ([ids for ids, _ in groups], groups[0][1]) if whole else (encoded, 1)
+        with using(model, "default"):
+            completions = generate(model, self.processing_class, chosen, size, sampling)
+        return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """As TRL, but groups stay together, those with a gradient first, instead of being shuffled over micro-batches."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            self._keep_rollouts(generation_batch, batch)
+            groups = batch["advantages"].view(-1, self.num_generations)
+            order = torch.argsort((groups == 0).all(1).int(), stable=True)
+            rows = (order[:, None] * self.num_generations + torch.arange(self.num_generations, device=order.device)).flatten()
+            batch = {
+                name: value[rows] if isinstance(value, torch.Tensor) and value.dim() > 0 else value
+                for name, value in batch.items()
+            }
+            self._buffered_inputs = split_tensor_dict(batch, steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _keep_rollouts(self, rows: list[dict[str, Any]], batch: dict[str, Any]) -> None:
+        if self.rollouts is None or not self.accelerator.is_main_process:
+            return
+        with self.rollouts.open("a", encoding="utf-8") as file:
+            for i in range(0, len(rows), self.num_generations):
+                ids = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
+                text = self.processing_class.decode(ids, skip_special_tokens=True)
+                record = {"step": self.state.global_step, "question": rows[i].get("question"), "completion": text,
+                          "right": exact_match(text, rows[i]["answers"])}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def forget_rollouts_after(self, step: int) -> None:
+        """Drop what a killed process sampled after its last checkpoint: it will be sampled again."""
+        if self.rollouts is not None and self.rollouts.is_file():
+            lines = self.rollouts.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+            self.rollouts.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        first = self._step % self.current_gradient_accumulation_steps == 0
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if first and self.replay is not None and self.replay.rows:
+            for part in self._replay_losses(model):
+                self.accelerator.backward(part)
+        return loss
+
+    def _replay_losses(self, model: Any) -> Iterator[torch.Tensor]:
+        """Weighted mean loss over this step's replayed completion tokens, in parts that fit in memory.
+
+        TRL's fused head scores at the sampling temperature, so replay teaches the policy as it is sampled.
+        """
+        rows = []
+        for text, completion in self.replay.at(self.state.global_step):
+            head = self.processing_class(text, add_special_tokens=False).input_ids
+            tail = self.processing_class(completion, add_special_tokens=False).input_ids
+            rows.append((head, [*tail, self.processing_class.eos_token_id]))
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        total = sum(len(tail) for _, tail in rows)
+        for i in range(0, len(rows), REPLAY_ROWS):
+            part = rows[i : i + REPLAY_ROWS]
+            width = max(len(head) + len(tail) for head, tail in part)
+            ids = torch.zeros(len(part), width, dtype=torch.long, device=self.accelerator.device)
+            labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+            for row, (head, tail) in enumerate(part):
+                length = len(head) + len(tail)
+                ids[row, :length] = torch.tensor(head + tail)
+                labels[row, len(head) : length] = torch.tensor(tail)
+                mask[row, :length] = 1
+            with head_on_labels_only():
+                out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+            yield -self.replay.weight * out.log_probs.sum() / total
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        # Several processes must run the same forwards, so only a lone one may leave any out.
+        if self.shared and self.accelerator.num_processes == 1 and self.beta == 0.0 and not inputs["advantages"].any():
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int | None = None,
+        compute_entropy: bool = False, **kwargs: Any,
+    ) -> Any:
+        if not self.shared:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+        logps, entropies = model(shared_prefix={
+            "ids": input_ids, "mask": attention_mask, "keep": logits_to_keep,
+            "rows": batch_size or len(input_ids), "entropy": compute_entropy,
+        })
+        return logps, entropies, None
+
+
+def score(
+    model: Any, temperature: float, *, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: int, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities of the last `keep` tokens of each row, (B, keep), each distinct prompt computed once.
+
+    Prompts are left-padded, completions right-padded. Entropies carry no gradient.
+    """
+    logps, entropies = [], []
+    for i in range(0, len(ids), rows):
+        part, seen = ids[i : i + rows], mask[i : i + rows]
+        width = part.size(1) - keep
+        both = torch.cat([part[:, :width], seen[:, :width]], 1)
+        unique, inverse = torch.unique(both, dim=0, return_inverse=True)
+        prompts, prompt_mask = unique[:, :width], unique[:, width:]
+        positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+        cache: Any = DynamicCache(config=model.config)
+        last = model.model(
+            input_ids=prompts, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1:]
+        hidden = last[inverse]
+        completions = part[:, width:]
+        if keep > 1:
+            cache.batch_select_indices(inverse)
+            following = positions[inverse][:, -1:] + 1 + torch.arange(keep - 1, device=ids.device)
+            states = model.model(
+                input_ids=completions[:, :-1], attention_mask=seen[:, :-1], position_ids=following,
+                past_key_values=cache, use_cache=True,
+            ).last_hidden_state
+            hidden = torch.cat([hidden, states], 1)
+        logs = torch.log_softmax(model.lm_head(hidden).float() / temperature, -1)
+        logps.append(logs.gather(-1, completions[..., None])[..., 0])
+        if entropy:
+            with torch.no_grad():
+                entropies.append(-(logs.exp() * logs).sum(-1))
+    return torch.cat(logps), torch.cat(entropies) if entropy else None

@@ -1,0 +1,62 @@
+"""Every error a user can cause, as a tree. A message says what, where and what to do next.
+
+```
+SkillComposeError
+├── RecipeError(ValueError)               .problems = [(dotted path, message)]
+├── KnowledgeBaseError(ValueError)        nothing readable, no facts, nothing to ask
+├── ModelError(ValueError)                a model name that is neither built in, nor a folder, nor reachable
+├── StageError(RuntimeError)              .stage
+│   ├── AdapterError                      adapters that cannot be combined
+│   ├── MasteryError                      an atomic skill is below the gate
+│   └── TrainingError                     nothing trained: no parameters, unchanged weights, constant reward
+└── RunError(RuntimeError)                a run folder that is missing, locked or damaged
+```
+"""
+
+
+class SkillComposeError(Exception):
+    """Root of every error that is the user's to fix; the CLI prints it without a traceback and exits with 1."""
+
+
+class RecipeError(SkillComposeError, ValueError):
+    """All problems of one recipe at once: `problems` is a list of (dotted path, message)."""
+
+    def __init__(self, source: str, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
+        lines = "\n".join(f"  {path}: {message}" for path, message in problems)
+        super().__init__(f"{source}: {count}\n{lines}")
+
+
+class KnowledgeBaseError(SkillComposeError, ValueError):
+    """The knowledge base holds nothing that the stage can use."""
+
+
+class ModelError(SkillComposeError, ValueError):
+    """A model cannot be found or must not be loaded."""
+
+
+class StageError(SkillComposeError, RuntimeError):
+    """A stage cannot go on; `stage` names it."""
+
+    stage = ""
+
+
+class AdapterError(StageError):
+    """Two adapters that an exact merge cannot combine."""
+
+    stage = "composition"
+
+
+class MasteryError(StageError):
+    """An atomic skill is below the gate, so composing it would waste the hours that follow."""
+
+
+class TrainingError(StageError):
+    """Training ran and taught nothing."""
+
+    stage = "composition"
+
+
+class RunError(SkillComposeError, RuntimeError):
+    """A run folder is missing, locked by another process, or damaged."""

@@ -1,0 +1,164 @@
+"""The baseline ladder: the same test questions, answered from ever more of what skillcompose builds."""
+
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from skillcompose.adapters import ATOMIC
+from skillcompose.generation import answer_texts
+from skillcompose.index import Retriever, compile_passages
+from skillcompose.metrics import exact_match, lenient_match
+from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve, using
+from skillcompose.pipeline import Work
+from skillcompose.prompts import chat, prompt, sentences
+from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_jsonl
+
+EXAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Prediction(Record):
+    """One answer: `rung` says who gave it, `correct` whether it is an exact match."""
+
+    rung: str
+    question: str
+    skill: str
+    path: str
+    level: str
+    hops: int
+    bridge: str
+    seen: bool
+    retrieved: bool
+    answer: str
+    completion: str
+    correct: bool
+
+
+def judged(rung: str, question: Question, text: str, correct: bool) -> Prediction:
+    return Prediction(
+        rung, question.id, question.skill, question.path, question.level or "", question.hops, question.bridge,
+        question.seen, question.retrieved, question.answers[0], text, correct,
+    )
+
+
+class Ladder:
+    """Every rung answers from one loaded base by switching adapters.
+
+    `headline` are the questions on unseen bridges; rungs without a target are asked a fixed sample of them.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.recipe = work, work.recipe
+        self.seconds: dict[str, float] = {}
+        self.prompt_tokens: dict[str, int] = {}
+        rng = random.Random(f"evaluation {self.recipe.seed}")
+        folder = work.read("questions")
+        self.examples = read_jsonl(folder / "complementary.train.jsonl", Question)
+        asked = read_jsonl(folder / "complementary.test.jsonl", Question)
+        self.headline = self._sample([q for q in asked if not q.seen], self.recipe.evaluation.questions, rng)
+        self.seen = self._sample([q for q in asked if q.seen], self.recipe.evaluation.questions // 2 or 1, rng)
+        self.few = self._sample(self.headline, self.recipe.evaluation.ladder, rng)
+        self.atomic: dict[Skill, list[Question]] = {}
+        for skill in ATOMIC:
+            tests = read_jsonl(folder / f"{skill}.test.jsonl", Question)
+            by_hops = [[q for q in tests if q.hops == hops] for hops in (1, 2)]
+            count = self.recipe.evaluation.atomic
+            self.atomic[skill] = [q for group in by_hops for q in rng.sample(group, min(count, len(group)))]
+        base = resolve(self.recipe.model, self.recipe.source.parent)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
+        composition = work.read("composition")
+        self.model = load_adapter(load_base(base), composition / "composed", "composed")
+        for name, adapter in {
+            "start": composition / "start", "exact_sum": composition / "merged",
+            **{str(skill): work.read("adapters") / skill for skill in ATOMIC},
+        }.items():
+            load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _sample(questions: list[Question], per_level: int, rng: random.Random) -> list[Question]:
+        levels: dict[str, list[Question]] = defaultdict(list)
+        for question in questions:
+            levels[question.level or ""].append(question)
+        return [q for level in Level for q in rng.sample(levels[level], min(per_level, len(levels[level])))]
+
+    def climb(self) -> list[Prediction]:
+        done: list[Prediction] = []
+        done += self._untuned("untuned_chat", self.few)
+        done += self._rung("base_passages", None, self.headline, lenient=True)
+        for skill in ATOMIC:
+            done += self._rung(skill, skill, self.atomic[skill])
+            done += self._rung(skill, skill, self.few)
+        done += self._rung("exact_sum", "exact_sum", self.few)
+        everything = [q for skill in ATOMIC for q in self.atomic[skill]] + self.headline + self.seen
+        for name in ("start", "composed"):
+            done += self._rung(name, name, everything)
+        return done + self._full_rag()
+
+    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
+        begin = time.monotonic()
+        with using(self.model, adapter):
+            texts = answer_texts(
+                self.model, self.tokenizer, prompts, self.recipe.evaluation.max_new_tokens, self.work.progress, rung
+            )
+        self.seconds[rung] = round(self.seconds.get(rung, 0.0) + time.monotonic() - begin, 1)
+        tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
+        self.prompt_tokens[rung] = self.prompt_tokens.get(rung, 0) + tokens
+        return texts
+
+    def _rung(self, rung: str, adapter: str | None, asked: list[Question], lenient: bool = False) -> list[Prediction]:
+        texts = self._answer(rung, adapter, [prompt(q.text, q.passages) for q in asked])
+        match = lenient_match if lenient else exact_match
+        return [judged(rung, q, text, match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
+
+    def _chat_prompt(self, question: str, passages: tuple[Passage, ...]) -> str:
+        """The instruct model's own chat template with two worked examples; plain text when it has none."""
+        examples = [
+            (prompt(q.text, q.passages).removesuffix("Answer:\n").strip(), q.completion) for q in self.examples[:EXAMPLES]
+        ]
+        if self.tokenizer.chat_template is None:
+            shots = [prompt(q.text, q.passages) + q.completion for q in self.examples[:EXAMPLES]]
+            return "\n\n".join([*shots, prompt(question, passages)])
+        text = self.tokenizer.apply_chat_template(
+            chat(question, passages, examples), tokenize=False, add_generation_prompt=True
+        )
+        return str(text)
+
+    def _untuned(self, rung: str, asked: list[Question]) -> list[Prediction]:
+        texts = self._answer(rung, None, [self._chat_prompt(q.text, q.passages) for q in asked])
+        return [judged(rung, q, text, lenient_match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
+
+    def _full_rag(self) -> list[Prediction]:
+        """Why not put it all in the index? Every fact is retrievable, and retrieval runs twice: for the question,
+        then for the first hop of the model's own answer."""
+        facts = read_jsonl(self.work.read("facts") / "facts.jsonl", Fact)
+        # The index's own passages already hold the rendered index facts; the weights facts are added to them.
+        known = read_jsonl(self.work.read("index") / "passages.jsonl", Passage)
+        only = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
+        passages, _ = compile_passages(known, only, self.recipe, everything=True)
+        retriever = Retriever.build(
+            passages, resolve(self.recipe.index.embedder, self.recipe.source.parent), self.recipe.index.search
+        )
+        k, done = self.recipe.index.k, []
+        for rung, adapter in (("full_rag_untuned", None), ("full_rag_contextual", str(Skill.CONTEXTUAL))):
+            found = [tuple(h.passage for h in hits) for hits in retriever.search([q.text for q in self.few], k)]
+            first = self._answer(rung, adapter, self._full_rag_prompts(self.few, found, adapter))
+            hops = [(sentences(text) or [q.text])[0] for text, q in zip(first, self.few, strict=True)]
+            more = retriever.search(hops, k)
+            both = [
+                tuple(dict.fromkeys([*(h.passage for h in hits[: k - 1]), *before]))
+                for before, hits in zip(found, more, strict=True)
+            ]
+            second = self._answer(rung, adapter, self._full_rag_prompts(self.few, both, adapter))
+            match = lenient_match if adapter is None else exact_match
+            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(self.few, second, strict=True)]
+        return done
+
+    def _full_rag_prompts(
+        self, asked: list[Question], passages: list[tuple[Passage, ...]], adapter: str | None
+    ) -> list[str]:
+        if adapter is None:
+            return [self._chat_prompt(q.text, found) for q, found in zip(asked, passages, strict=True)]
+        return [prompt(q.text, found) for q, found in zip(asked, passages, strict=True)]

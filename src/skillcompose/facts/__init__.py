@@ -1,0 +1,54 @@
+"""Stage 2: table rows -> `facts.jsonl`, each fact placed in the weights or in the index by its relation's rule."""
+
+import csv
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from skillcompose.errors import KnowledgeBaseError
+from skillcompose.pipeline import Work
+from skillcompose.prompts import normalise
+from skillcompose.recipe import Recipe
+from skillcompose.types import Fact, write_json, write_jsonl
+
+
+def run(work: Work) -> None:
+    facts, dropped = extract(work.recipe)
+    if not facts:
+        raise KnowledgeBaseError(f"no fact in {work.recipe.folder}: {dict(dropped) or 'every cell is empty'}")
+    write_jsonl(work.folder / "facts.jsonl", facts)
+    placed = Counter(f"{fact.relation} ({fact.skill})" for fact in facts)
+    write_json(work.folder / "facts.report.json", {"facts": dict(placed), "dropped": dict(sorted(dropped.items()))})
+
+
+def extract(recipe: Recipe) -> tuple[list[Fact], Counter[str]]:
+    """Facts of every relation, and how many cells gave none, by reason.
+
+    A subject with several objects is no fact: a question about it would have more than one answer.
+    """
+    facts: list[Fact] = []
+    dropped: Counter[str] = Counter()
+    rows = {name: read_table(recipe.folder / name, table.limit) for name, table in recipe.facts.tables.items()}
+    for name, relation in recipe.facts.relations.items():
+        key_column = recipe.facts.tables[relation.table].key
+        objects: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+        for number, row in rows[relation.table]:
+            key, cell = row.get(key_column, "").strip(), row.get(relation.column, "").strip()
+            if not key or not cell:
+                dropped[f"{name}: empty cell"] += 1
+                continue
+            subject, value = (cell, key) if relation.reversed else (key, cell)
+            objects[normalise(subject)].append((subject, value, key, f"{relation.table}:{number}"))
+        for found in objects.values():
+            if len({normalise(value) for _, value, _, _ in found}) > 1:
+                dropped[f"{name}: several objects for one subject"] += len(found)
+                continue
+            subject, value, key, source = found[0]
+            facts.append(Fact(f"{name}:{subject}", subject, name, value, relation.skill, key, source))
+    return facts, dropped
+
+
+def read_table(path: Path, limit: int | None) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV file; short rows are filled with empty cells."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, restval="")
+        return [(reader.line_num, row) for _, row in zip(range(limit or 10**9), reader, strict=False)]

@@ -1,0 +1,119 @@
+"""Sampling and greedy decoding that prefill each prompt once and drop rows that have finished.
+
+`transformers.generate` prefills every copy of a prompt and computes finished rows to the end; with passages in the
+prompt that is most of the work. The key-value cache is expanded instead, which is exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from skillcompose.progress import Progress
+
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+
+
+def answer_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    progress: Progress | None = None,
+    what: str = "answering",
+    batch_rows: int = 32,
+) -> list[str]:
+    """One greedy completion per prompt, in the order of the prompts."""
+    encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    texts = [""] * len(prompts)
+    batches = [order[i : i + batch_rows] for i in range(0, len(order), batch_rows)]
+    for batch in (progress or Progress()).each(batches, what, len(batches)) if progress else batches:
+        rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
+        for i, ids in zip(batch, rows, strict=True):
+            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return texts
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    num_generations: int,
+    sampling: Sampling,
+) -> list[list[int]]:
+    """Complete tokenised prompts, `num_generations` times each, group by group.
+
+    Sampled tokens come from torch's global generator, so a trainer's checkpoint reproduces them.
+
+    Returns:
+        `len(prompts) * num_generations` lists of token ids, the end token included where it was reached.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        return _generate(model, tokenizer, prompts, num_generations, sampling)
+    finally:
+        model.train(was_training)
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    num_generations: int,
+    sampling: Sampling,
+) -> list[list[int]]:
+    place = next(model.parameters()).device
+    end = tokenizer.eos_token_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[end] * (width - len(row)) + row for row in prompts], device=place)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=place)
+    cache: Any = DynamicCache(config=model.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+    ).logits[:, -1]
+    if num_generations > 1:
+        cache.batch_repeat_interleave(num_generations)
+        logits = logits.repeat_interleave(num_generations, 0)
+        mask = mask.repeat_interleave(num_generations, 0)
+    position = mask.sum(-1)
+    rows: list[list[int]] = [[] for _ in range(len(logits))]
+    alive = list(range(len(rows)))
+    for step in range(sampling.max_new_tokens):
+        token = _choose(logits, sampling.temperature)
+        for row, value in zip(alive, token.tolist(), strict=True):
+            if not rows[row] or rows[row][-1] != end:
+                rows[row].append(value)
+        unfinished = [i for i, row in enumerate(alive) if rows[row][-1] != end]
+        if not unfinished or step + 1 == sampling.max_new_tokens:
+            break
+        # Selecting copies the cache, so wait until an eighth of the rows can go.
+        if len(unfinished) <= len(alive) * 7 // 8:
+            keep = torch.tensor(unfinished, device=place)
+            cache.batch_select_indices(keep)
+            alive = [alive[i] for i in unfinished]
+            token, mask, position = token[keep], mask[keep], position[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        logits = model(
+            input_ids=token[:, None], attention_mask=mask, position_ids=position[:, None], past_key_values=cache, use_cache=True
+        ).logits[:, -1]
+        position = position + 1
+    return rows
+
+
+def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial(torch.softmax(logits.float() / temperature, -1), 1)[:, 0]

@@ -1,0 +1,76 @@
+"""Stage 3: what can be retrieved: passages plus rendered index facts, minus passages that state a weights fact."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+from skillcompose.index.retriever import Retriever
+from skillcompose.index.writing import sentence
+from skillcompose.models import resolve
+from skillcompose.pipeline import Work
+from skillcompose.prompts import mentions, normalise
+from skillcompose.recipe import Recipe
+from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json
+
+__all__ = ["Retriever", "compile_passages", "run"]
+
+
+def run(work: Work) -> None:
+    passages = read_jsonl(work.read("passages") / "passages.jsonl", Passage)
+    facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
+    compiled, removed = compile_passages(passages, facts, work.recipe)
+    settings = work.recipe.index
+    embedder = resolve(settings.embedder, work.recipe.source.parent)
+    Retriever.build(compiled, embedder, settings.search, work.progress).save(work.folder, settings.embedder)
+    write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})
+
+
+def compile_passages(
+    passages: list[Passage], facts: list[Fact], recipe: Recipe, everything: bool = False
+) -> tuple[list[Passage], dict[str, str]]:
+    """The passages of the index, and those removed with the reason.
+
+    A rendered fact goes into the passage whose title is its row's key; a row without a document gets a passage of
+    its own. With `everything`, weights facts are rendered too (the full-RAG baseline) and nothing is removed.
+    """
+    kept, removed = list(passages), {}
+    if not everything:
+        secrets = weights_secrets(facts)
+        for passage in passages:
+            reason = states_weights_fact(passage, secrets)
+            if reason:
+                removed[passage.id] = reason
+        kept = [passage for passage in passages if passage.id not in removed]
+    sentences: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if everything or fact.skill is Skill.CONTEXTUAL:
+            sentences[normalise(fact.key)].append(fact)
+    compiled = []
+    for passage in kept:
+        found = sentences.pop(normalise(passage.title), [])
+        text = " ".join([passage.text, *(sentence(fact, recipe) for fact in found)])
+        compiled.append(replace(passage, text=text))
+    for found in sentences.values():
+        fact, text = found[0], " ".join(sentence(fact, recipe) for fact in found)
+        table, line = fact.source.rsplit(":", 1)
+        compiled.append(Passage(fact.source, fact.key, text, table, f"line {line}"))
+    return compiled, removed
+
+
+def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -> str | None:
+    """The reason to remove a passage: it names row and value of a fact that only the weights shall hold."""
+    text = normalise(f"{passage.title}\n{passage.text}")
+    for key, value, fact_id in secrets:
+        # Plain containment first: it decides almost every pair and costs a hundredth of the word search.
+        if value in text and key in text and mentions(text, key) and mentions(text, value):
+            return f"states {fact_id}"
+    return None
+
+
+def weights_secrets(facts: list[Fact]) -> list[tuple[str, str, str]]:
+    """(row, value, fact) of the weights facts, normalised; values of three letters stand everywhere by chance."""
+    found = []
+    for fact in facts:
+        value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
+        if fact.skill is Skill.PARAMETRIC and len(value) > 3:
+            found.append((normalise(fact.key), normalise(value), fact.id))
+    return found

@@ -1,0 +1,45 @@
+"""Exact match, the one metric: the mastery gate, the reward, the checkpoint choice and the evaluation all use it."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from skillcompose.prompts import final_answer, normalise
+
+BOOTSTRAP = 2000
+
+
+def exact_match(completion: str, answers: Sequence[str]) -> bool:
+    """Whether the final line is one of the answers, after normalisation; no readable final line never matches.
+
+    >>> exact_match("The package is abook.\\nSo: Rhonda D'Vine", ["rhonda d'vine"])
+    True
+    """
+    answer = final_answer(completion)
+    return answer is not None and normalise(answer) in {normalise(gold) for gold in answers}
+
+
+def lenient_match(completion: str, answers: Sequence[str]) -> bool:
+    """For models that were not taught the format: the final line, or else the last line that says anything."""
+    lines = [line for line in completion.strip().splitlines() if line.strip()]
+    if not lines:
+        return False
+    answer = final_answer(completion) or lines[-1].split("So:")[-1]
+    return normalise(answer) in {normalise(gold) for gold in answers}
+
+
+def bootstrap(scores: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean, resampling whole clusters (bridges): questions about one bridge are not independent."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for score, cluster in zip(scores, clusters, strict=True):
+        groups[cluster].append(score)
+    pools = list(groups.values())
+    if not pools:
+        return 0.0, 0.0
+    rng = random.Random(seed)
+    means = []
+    for _ in range(BOOTSTRAP):
+        drawn = [pools[rng.randrange(len(pools))] for _ in pools]
+        means.append(sum(map(sum, drawn)) / sum(map(len, drawn)))
+    means.sort()
+    return means[int(0.025 * BOOTSTRAP)], means[int(0.975 * BOOTSTRAP) - 1]

@@ -1,0 +1,163 @@
+"""A base model, its tokenizer and its adapters, always loaded the same way, and never from a hub by accident."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from skillcompose.builtin import builtin_folder
+from skillcompose.errors import ModelError
+
+
+def quiet_libraries() -> None:
+    """Silence what a user cannot act on; our own bars and messages take its place."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    import datasets
+
+    datasets.disable_progress_bars()
+    # PEFT 0.21 still reads the name that transformers 5.23 renamed; harmless.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    # The built-in model has no torch.jit or pinned memory on a CPU.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def resolve(name: str, beside: Path = Path()) -> str:
+    """A folder for `builtin:` names and paths; a Hugging Face name is returned as it is.
+
+    Raises:
+        ModelError: A path that is no folder: it must not fall through to a hub.
+    """
+    if name.startswith("builtin:"):
+        return str(builtin_folder(name.removeprefix("builtin:")))
+    folder = Path(name).expanduser()
+    for candidate in (beside / folder, folder):
+        if candidate.is_dir():
+            return str(candidate)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
+    return name
+
+
+def fast_dtype() -> torch.dtype:
+    """bf16 where the processor multiplies it in hardware (AMX, or a GPU), else fp32: emulated bf16 is 7 times slower."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.bfloat16 if amx else torch.float32
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(folder: str) -> PreTrainedModel:
+    """The base model in the fast dtype, frozen and in evaluation mode."""
+    quiet_libraries()
+    keep_freed_memory()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=fast_dtype(), trust_remote_code=False, use_safetensors=True
+    )
+    # Sampling defaults that the model ships with would otherwise steer generation silently.
+    model.generation_config.do_sample = False
+    return model.requires_grad_(False).eval().to(device())
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", trainable: bool = False) -> PeftModel:
+    """Put one LoRA folder on a base model.
+
+    Raises:
+        ModelError: No safetensors in the folder, or the adapter was trained on another base.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters are not loaded")
+    if isinstance(base, PeftModel):
+        base.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+        return base
+    return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable)
+
+
+@contextmanager
+def using(model: PeftModel, name: str | None) -> Iterator[None]:
+    """Answer with one adapter, or with the bare base when None; its weights are merged meanwhile where that is exact.
+
+    Merging saves two small products per linear layer and token. It is done on fp32 weights only: in bf16 a small
+    adapter would be rounded away. The old weights are put back, not recomputed.
+    """
+    if name is None:
+        with model.disable_adapter():
+            yield
+        return
+    model.set_adapter(name)
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
+    exact = bool(layers) and layers[0].get_base_layer().weight.dtype == torch.float32
+    saved: list[tuple[Any, torch.Tensor]] = []
+    try:
+        if exact:
+            for layer in layers:
+                weight = layer.get_base_layer().weight
+                saved.append((layer, weight.data))
+                weight.data = weight.data + layer.get_delta_weight(name).detach()
+                layer.merged_adapters.append(name)
+        yield
+    finally:
+        for layer, weight in saved:
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
+
+
+def fingerprint(folder: str) -> str:
+    """sha256 over the weights and the tokenizer of a local model folder; the name itself for a hub model."""
+    files = sorted(p for p in Path(folder).glob("*") if p.suffix == ".safetensors" or p.name == "tokenizer.json")
+    if not files:
+        return folder
+    return _fingerprint(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+
+
+@cache
+def _fingerprint(files: tuple[tuple[str, int, int], ...]) -> str:
+    found = hashlib.sha256()
+    for name, _, _ in files:
+        with open(name, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep big freed buffers instead of returning them to the kernel at every training step."""
+    if os.name != "posix" or os.uname().sysname != "Linux":
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the highest that glibc accepts
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

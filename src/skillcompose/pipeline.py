@@ -1,0 +1,193 @@
+"""The stages in order, and `train`, which runs those that are missing or stale."""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skillcompose.errors import RunError, StageError
+from skillcompose.progress import Progress
+from skillcompose.recipe import Recipe
+from skillcompose.run import STAGE_NAMES, Run, digest, file_digest
+from skillcompose.types import write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function that reads the folders of earlier stages and writes its own.
+
+    `version` is raised when the code would write something else from the same input; `settings` are the recipe's
+    sections that the stage reads.
+    """
+
+    name: str
+    version: int
+    reads: tuple[str, ...]
+    settings: tuple[str, ...]
+
+    @property
+    def function(self) -> Callable[["Work"], None]:
+        return importlib.import_module(f"skillcompose.{self.name}").run
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage gets: the recipe, the folder to write, the run to read earlier stages from."""
+
+    recipe: Recipe
+    folder: Path
+    run: Run
+    progress: Progress
+    allow_unmastered: bool = False
+
+    def read(self, stage: str) -> Path:
+        return self.run.stage(stage)
+
+
+STAGES = (
+    Stage("passages", 1, (), ("passages",)),
+    Stage("facts", 1, ("passages",), ("facts",)),
+    Stage("index", 1, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 1, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
+    Stage("adapters", 1, ("questions",), ("adapters", "model", "seed", "evaluation")),
+    Stage("composition", 1, ("questions", "adapters"), ("composition", "model", "seed", "evaluation")),
+    Stage(
+        "evaluation",
+        1,
+        ("facts", "index", "questions", "adapters", "composition"),
+        ("evaluation", "model", "index", "facts", "seed", "name"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a plan: `reason` says why the stage runs, or why it is skipped."""
+
+    name: str
+    key: str
+    runs: bool
+    reason: str
+
+
+def stage_key(stage: Stage, recipe: Recipe, run: Run) -> str | None:
+    """None while an input is unfinished, so that the key cannot be known yet."""
+    inputs: dict[str, Any] = {name: run.outputs_digest(name) for name in stage.reads}
+    if None in inputs.values():
+        return None
+    if stage.name in ("passages", "facts"):
+        inputs["knowledge base"] = knowledge_base_digest(recipe)
+    values = recipe.model_dump(mode="json")
+    settings = {name: values[name] for name in stage.settings}
+    return digest([stage.name, stage.version, settings, inputs])
+
+
+def knowledge_base_digest(recipe: Recipe) -> str:
+    files = sorted(path for path in recipe.folder.rglob("*") if path.is_file())
+    return digest({path.relative_to(recipe.folder).as_posix(): file_digest(path) for path in files})
+
+
+def plan(recipe: Recipe, folder: str | Path, force: str | None = None) -> list[Step]:
+    """What `train` would do now, stage by stage, with the reason.
+
+    Stages after the first that runs are listed as running: their inputs may come out unchanged, and then
+    `train` skips them after all.
+    """
+    run = Run(folder)
+    steps: list[Step] = []
+    for stage in STAGES:
+        if steps and steps[-1].runs:
+            steps.append(Step(stage.name, "", True, f"runs if {steps[0].name if len(steps) == 1 else 'an earlier stage'} changes its output"))
+            continue
+        steps.append(_step(stage, recipe, run, force))
+    return steps
+
+
+def _step(stage: Stage, recipe: Recipe, run: Run, force: str | None) -> Step:
+    key = stage_key(stage, recipe, run)
+    if key is None:
+        return Step(stage.name, "", True, "its input is missing")
+    record = run.record(stage.name)
+    if force == stage.name:
+        return Step(stage.name, key, True, "forced")
+    if record is None:
+        return Step(stage.name, key, True, "not finished" if run.stage(stage.name).is_dir() else "not run yet")
+    if record["key"] != key:
+        return Step(stage.name, key, True, "its settings or inputs changed")
+    return Step(stage.name, key, False, "up to date: settings and inputs are unchanged")
+
+
+def train(
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    *,
+    until: str | None = None,
+    force: str | None = None,
+    allow_unmastered: bool = False,
+) -> Run:
+    """Run the missing and stale stages in order; interrupted work goes on where it stopped.
+
+    Args:
+        recipe: What to train.
+        folder: The run, `runs/<recipe name>` when None.
+        until: Stop after this stage.
+        force: Run this stage again although it is up to date.
+        allow_unmastered: Go on when an atomic skill is below the mastery gate; the report says so.
+
+    Returns:
+        The run, with every requested stage finished.
+
+    Raises:
+        SkillComposeError: What went wrong, and what to do next.
+    """
+    run = Run(folder or Path("runs") / recipe.name)
+    with run.lock():
+        write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source)})
+        for number, stage in enumerate(STAGES, 1):
+            step = _step(stage, recipe, run, force)
+            title = f"[{number}/{len(STAGES)}] {stage.name}"
+            if not step.runs:
+                logger.info("%s: skipped, %s", title, step.reason)
+            else:
+                _run_stage(stage, step, recipe, run, title, allow_unmastered, resume=force != stage.name)
+            if stage.name == until:
+                break
+    return run
+
+
+def _run_stage(
+    stage: Stage, step: Step, recipe: Recipe, run: Run, title: str, allow_unmastered: bool, resume: bool
+) -> None:
+    logger.info("%s: %s", title, step.reason)
+    if not resume:
+        (run.stage(stage.name) / "started.json").unlink(missing_ok=True)
+    (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
+    folder = run.start(stage.name, step.key)
+    begin = time.monotonic()
+    try:
+        stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
+    except StageError as error:
+        raise type(error)(f"{stage.name}: {error}\nFinished work is kept in {run.folder}; the same command goes on from there.") from error
+    seconds = time.monotonic() - begin
+    run.finish(stage.name, step.key, seconds)
+    logger.info("%s: done in %s", title, duration(seconds))
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def load_recipe(run: Run) -> Recipe:
+    """The recipe that the run was made by, as it stood then."""
+    import json
+
+    values = json.loads(run.recipe_file.read_text(encoding="utf-8"))
+    try:
+        return Recipe(**values)
+    except ValueError as error:
+        raise RunError(f"{run.recipe_file} is damaged: {error}") from error

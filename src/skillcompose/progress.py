@@ -1,0 +1,25 @@
+"""Progress bars with a time estimate, on stderr."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+class Progress:
+    """Bars of one stage; `title` stands before each."""
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+
+    def bar(self, what: str, total: int, initial: int = 0) -> "tqdm[Any]":
+        name = f"{self.title}: {what}" if self.title else what
+        return tqdm(total=total, initial=initial, desc=name, leave=False, smoothing=0.1, dynamic_ncols=True)
+
+    def each(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        with self.bar(what, total) as bar:
+            for item in items:
+                yield item
+                bar.update()

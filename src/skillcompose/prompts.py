@@ -1,0 +1,67 @@
+"""The only place where a prompt is written and its answer read: SFT, GRPO, evaluation and `ask` all come here.
+
+A prompt ends with a newline, so that no token can merge across the boundary to the completion.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from skillcompose.types import Passage
+
+FINAL = "So: "
+NOT_IN_PASSAGES = "not in the passages"
+ABSTENTION = f"The passages do not say.\n{FINAL}{NOT_IN_PASSAGES}"
+MAX_ANSWER_TOKENS = 40
+
+
+def passage_block(passages: Sequence[Passage]) -> str:
+    return "".join(f"[{number}] {p.title}: {' '.join(p.text.split())}\n" for number, p in enumerate(passages, 1))
+
+
+def prompt(question: str, passages: Sequence[Passage] = ()) -> str:
+    """The plain prompt of every skill; without passages it asks for what the weights know."""
+    block = passage_block(passages)
+    return f"{block}\nQuestion: {question}\nAnswer:\n" if block else f"Question: {question}\nAnswer:\n"
+
+
+def completion(sentences: Sequence[str], answer: str) -> str:
+    """One sentence per hop, then the line that `final_answer` reads."""
+    return "\n".join([*sentences, FINAL + answer])
+
+
+def chat(question: str, passages: Sequence[Passage], examples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Messages for an untuned instruct model: what to do, examples as earlier turns, then the question."""
+    turns = [{"role": "system", "content": (
+        "Answer the question. Use the passages where they help and what you know where they do not. "
+        f"Give one short sentence per step, then a last line that starts with '{FINAL.strip()}' and holds only the answer."
+    )}]
+    for asked, answered in examples:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*turns, {"role": "user", "content": prompt(question, passages).removesuffix("Answer:\n").strip()}]
+
+
+def final_answer(text: str) -> str | None:
+    """What the final line says; None when there is no such line, or more than one."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    found = [line for line in lines if line.startswith(FINAL.strip())]
+    if len(found) != 1 or lines[-1] != found[0]:
+        return None
+    return found[0].removeprefix(FINAL.strip()).strip() or None
+
+
+def sentences(text: str) -> list[str]:
+    """The hops of a completion: its lines before the final one."""
+    return [line.strip() for line in text.strip().splitlines() if line.strip() and not line.strip().startswith(FINAL.strip())]
+
+
+def normalise(text: str) -> str:
+    """NFC, case folded, blanks folded, outer punctuation dropped: the form in which answers are compared."""
+    folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return folded.strip(" .,;:!?\"'`")
+
+
+def mentions(text: str, phrase: str) -> bool:
+    """Whether the normalised phrase stands in the text as whole words."""
+    wanted = re.escape(normalise(phrase))
+    return bool(wanted) and re.search(rf"(?<![\w.]){wanted}(?![\w]|\.\w)", normalise(text)) is not None

@@ -1,0 +1,163 @@
+"""Questions that need both: the first hop is read in the passages, the second one only the weights know.
+
+Split by relation path and by bridge entity. X is the subject that the question names, the bridge the entity that the
+first hop leads to. Unseen bridges are in no training or validation question; X of validation and test are disjoint
+from X of training.
+"""
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+from skillcompose.index import Retriever
+from skillcompose.models import load_tokenizer, resolve
+from skillcompose.prompts import MAX_ANSWER_TOKENS, mentions, normalise
+from skillcompose.questions.atomic import Splits, ask, with_passages
+from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.recipe import Recipe, path_relations
+from skillcompose.types import Fact, Level, Question, Skill
+
+VALIDATION_BRIDGES = 0.15
+SEEN_TEST_SHARE = 0.2
+TRAIN_WORDINGS = 2
+Walk = tuple[Fact, Fact]
+
+
+def complementary_questions(
+    facts: list[Fact], recipe: Recipe, retriever: Retriever, rng: random.Random, dropped: Counter[str]
+) -> Splits:
+    walks = two_source_walks(facts)
+    paths = choose_paths(recipe, walks)
+    bridges = sorted({walk[0].object for path in paths.values() for p in path for walk in walks.get(p, [])})
+    rng.shuffle(bridges)
+    cut = round(len(bridges) * recipe.questions.unseen_bridges)
+    cut_validation = cut + max(1, round(len(bridges) * VALIDATION_BRIDGES))
+    unseen, validation = set(bridges[:cut]), set(bridges[cut:cut_validation])
+    # A share of the X of seen bridges is kept from training, so that seen bridges can be tested with new X.
+    subjects = sorted({w[0].subject for p in walks.values() for w in p if w[0].object not in unseen | validation})
+    tested = set(rng.sample(subjects, round(len(subjects) * SEEN_TEST_SHARE)))
+    proof = Proof(facts, recipe, retriever)
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for split, names in paths.items():
+        for name in names:
+            chosen = [
+                walk
+                for walk in walks.get(name, [])
+                if split == _split_of(walk, split == "validation", unseen, validation, tested)
+            ]
+            asked = [q for walk in chosen for q in _questions(walk, split, recipe, rng)]
+            splits[split] += proof.keep(asked, dropped)
+    seen = {q.bridge for q in splits["train"]}
+    trained = set(paths["train"])
+    for split, found in splits.items():
+        splits[split] = [
+            replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in found
+        ]
+    # A tested bridge is unseen (in no training and no validation question) or trained on; nothing in between.
+    splits["test"] = [q for q in splits["test"] if q.seen or q.bridge in unseen]
+    return splits
+
+
+def _split_of(walk: Walk, validates: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
+    bridge, subject = walk[0].object, walk[0].subject
+    if bridge in unseen:
+        return "test"
+    # A validation path is no training path, so every bridge that is not unseen can validate.
+    if validates or bridge in validation:
+        return "validation"
+    return "test" if subject in tested else "train"
+
+
+def two_source_walks(facts: list[Fact]) -> dict[str, list[Walk]]:
+    """Relation path -> walks: an index fact whose object is the subject of a weights fact."""
+    second: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if fact.skill is Skill.PARAMETRIC:
+            second[normalise(fact.subject)].append(fact)
+    walks: dict[str, list[Walk]] = defaultdict(list)
+    for first in facts:
+        if first.skill is Skill.CONTEXTUAL:
+            for last in second[normalise(first.object)]:
+                walks[f"{first.relation} > {last.relation}"].append((first, last))
+    return dict(walks)
+
+
+def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list[str]]:
+    """The paths of each split: the recipe's, or a checkerboard over the relations that leaves the last weights
+    relation to zero-shot. Training paths are tested too (I.I.D.), validation paths never."""
+    named = {
+        split: [" > ".join(path_relations(p)) for p in getattr(recipe.questions, split)]
+        for split in ("train", "validation", "test")
+    }
+    if not named["train"]:
+        firsts = list(dict.fromkeys(path.split(" > ")[0] for path in walks))
+        lasts = list(dict.fromkeys(path.split(" > ")[1] for path in walks))
+        kept = lasts[:-1] if len(lasts) > 2 else lasts
+        grid = {f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks}
+        named["train"] = [path for path, odd in grid.items() if not odd]
+        held = [path for path, odd in grid.items() if odd]
+        named["validation"] = named["validation"] or held[:1] or named["train"]
+        named["test"] = named["test"] or [path for path in walks if path not in named["train"] + named["validation"]]
+    named["validation"] = named["validation"] or named["train"]
+    named["test"] = list(dict.fromkeys(named["train"] + named["test"]))
+    return named
+
+
+def level_of(path: str, trained: set[str]) -> Level:
+    used = {name for other in trained for name in path_relations(other)}
+    if path in trained:
+        return Level.IID
+    return Level.COMPOSITION if set(path_relations(path)) <= used else Level.ZERO_SHOT
+
+
+def _questions(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> list[Question]:
+    """One question; in training two wordings of it."""
+    wordings = of_split(questions(walk[1].relation, recipe), split)
+    names = references_of_split(references(walk[0].relation, recipe), split)
+    chosen = rng.sample(wordings, min(TRAIN_WORDINGS if split == "train" else 1, len(wordings)))
+    return [ask(list(walk), wording, rng.choice(names), n, Skill.COMPLEMENTARY, recipe) for n, wording in chosen]
+
+
+class Proof:
+    """Why a complementary question needs both sources; a question without proof is dropped with the reason."""
+
+    def __init__(self, facts: list[Fact], recipe: Recipe, retriever: Retriever) -> None:
+        self.facts, self.recipe, self.retriever = facts, recipe, retriever
+        self.tokenizer = load_tokenizer(resolve(recipe.model, recipe.source.parent))
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        for passage in retriever.passages:
+            self.texts[normalise(passage.title)].append(f"{passage.title}\n{passage.text}")
+        self.by_id = {fact.id: fact for fact in facts}
+        self.values: dict[tuple[str, str], str] = {}
+        self.common: dict[str, Counter[str]] = defaultdict(Counter)
+        for fact in facts:
+            self.values[normalise(fact.subject), fact.relation] = normalise(fact.object)
+            self.common[fact.relation][normalise(fact.object)] += 1
+
+    def keep(self, asked: list[Question], dropped: Counter[str]) -> list[Question]:
+        kept = []
+        for question in with_passages(asked, self.facts, self.recipe, self.retriever):
+            reason = self.reason_against(question)
+            if reason:
+                dropped[f"{question.path}: {reason}"] += 1
+            else:
+                kept.append(question)
+        return kept
+
+    def reason_against(self, question: Question) -> str | None:
+        first, last = (self.by_id[fact_id] for fact_id in question.fact_ids)
+        answer = question.answers[0]
+        if len(self.tokenizer(question.completion).input_ids) > MAX_ANSWER_TOKENS:
+            return f"its gold answer is longer than the {MAX_ANSWER_TOKENS} tokens that the reward allows"
+        if mentions(question.text, answer) or mentions(question.text, question.bridge):
+            return "the question names the bridge or the answer"
+        if any(mentions(f"{p.title}\n{p.text}", answer) for p in question.passages):
+            return "the answer is in a retrieved passage"
+        about = self.texts[normalise(first.key)] + self.texts[normalise(question.bridge)]
+        if any(mentions(text, answer) for text in about):
+            return "the answer is in a passage about the subject or the bridge"
+        if self.values.get((normalise(first.key), last.relation)) == normalise(answer) and first.key != question.bridge:
+            return "it is the subject's own value"
+        if len(self.common[last.relation]) < 2:
+            return "every bridge has the same answer"
+        return None

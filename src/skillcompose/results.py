@@ -1,0 +1,51 @@
+"""The ladder as a table: used by the command line and the report, without loading a model."""
+
+from typing import Any
+
+from skillcompose.types import Level
+
+RUNGS = {
+    "floor_majority": "floor: majority answer",
+    "floor_own_value": "floor: the subject's own value",
+    "floor_nearest_name": "floor: value of the nearest name",
+    "untuned_chat": "untuned model, chat template, two examples, passages",
+    "base_passages": "base + passages",
+    "parametric": "parametric adapter",
+    "contextual": "contextual adapter",
+    "exact_sum": "exact sum",
+    "start": "consolidated start",
+    "composed": "composed (GRPO)",
+    "full_rag_untuned": "full RAG, two-step, untuned model",
+    "full_rag_contextual": "full RAG, two-step, contextual adapter",
+}
+
+
+def percent(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    low, high = found["interval"]
+    return f"{100 * found['share']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, header first: the ladder on unseen bridges, and the atomic skills where a rung has them."""
+    header = ["rung", *(level.value.replace("_", "-") for level in Level), "macro", "seen bridges", "closed book 1/2 hops", "passages 1/2 hops"]
+    rows = [header]
+    for rung, label in RUNGS.items():
+        found = metrics.get(rung)
+        if found is None:
+            continue
+        unseen, seen = found.get("unseen", {}), found.get("seen", {})
+        share = unseen.get("macro")
+        rows.append([
+            label, *(percent(unseen.get(level.value)) for level in Level),
+            "" if share is None else f"{100 * share:.0f}",
+            "" if seen.get("macro") is None else f"{100 * seen['macro']:.0f}",
+            *("/".join(f"{100 * c['share']:.0f}" if c else "-" for c in found.get(skill, [])) for skill in ("parametric", "contextual")),
+        ])
+    return rows
+
+
+def as_text(rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows)

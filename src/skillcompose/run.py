@@ -1,0 +1,131 @@
+"""A run directory: numbered stage folders, each finished by a `stage.json` that is written last."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from skillcompose.errors import RunError
+from skillcompose.types import read_json, write_json
+
+STAGE_NAMES = ("passages", "facts", "index", "questions", "adapters", "composition", "evaluation")
+PACKAGES = ("torch", "transformers", "trl", "peft", "faiss-cpu", "sentence-transformers")
+
+
+class Run:
+    """The folder of one training run.
+
+    A stage is finished when its `stage.json` exists, and up to date when the key in it equals the computed one.
+    `started.json` marks an unfinished stage: the same key resumes it, another one clears the folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """An existing run.
+
+        Raises:
+            RunError: The folder is missing or is no run.
+        """
+        run = cls(folder)
+        if not run.recipe_file.is_file():
+            raise RunError(f"{folder} is not a run: no recipe.json in it; `skillcompose train RECIPE` makes one")
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.json"
+
+    def stage(self, name: str) -> Path:
+        return self.folder / f"{STAGE_NAMES.index(name) + 1:02d}-{name}"
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What `stage.json` says, None when the stage is not finished."""
+        path = self.stage(name) / "stage.json"
+        try:
+            return read_json(path)
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is damaged ({error}); delete it to run the stage again") from error
+
+    def require(self, name: str) -> Path:
+        """The folder of a finished stage.
+
+        Raises:
+            RunError: The stage has not finished.
+        """
+        if self.record(name) is None:
+            raise RunError(f"{self.folder} has no finished stage {name!r}; finish it with `skillcompose train`")
+        return self.stage(name)
+
+    def start(self, name: str, key: str) -> Path:
+        """The stage's folder, emptied unless an interrupted run of the same key left its work in it."""
+        folder = self.stage(name)
+        started = folder / "started.json"
+        if not (started.is_file() and read_json(started)["key"] == key):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(started, {"key": key})
+        return folder
+
+    def finish(self, name: str, key: str, seconds: float) -> None:
+        folder = self.stage(name)
+        shutil.rmtree(folder / "work", ignore_errors=True)
+        outputs = {path.relative_to(folder).as_posix(): file_digest(path) for path in stage_files(folder)}
+        record = {"key": key, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(folder / "stage.json", record | {"packages": package_versions(), "outputs": outputs})
+        (folder / "started.json").unlink(missing_ok=True)
+
+    def outputs_digest(self, name: str) -> str | None:
+        record = self.record(name)
+        return None if record is None else digest(record["outputs"])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One training process a run; the kernel drops the lock when the process dies.
+
+        Raises:
+            RunError: Another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"another process is training {self.folder}; wait for it or stop it") from None
+            yield
+
+
+def stage_files(folder: Path) -> list[Path]:
+    """The files of a stage that count as its output: no markers, no timings."""
+    skipped = {"stage.json", "started.json", "timing.json"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in skipped)
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

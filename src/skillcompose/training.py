@@ -1,0 +1,96 @@
+"""What SFT and GRPO share: settings that the machine decides, progress, checkpoints that are whole or do not count."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl.trainer.utils as trl_utils
+from peft import PeftModel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from skillcompose.errors import TrainingError
+from skillcompose.models import tensors_digest
+from skillcompose.progress import Progress
+
+COMPLETE = "complete"
+
+
+def machine_settings(output_dir: Path, seed: int) -> dict[str, Any]:
+    """Settings of every trainer. bf16 autocast stays off: the base is loaded in its fast dtype, LoRA in fp32."""
+    return {
+        "output_dir": str(output_dir), "seed": seed, "use_cpu": not torch.cuda.is_available(), "bf16": False,
+        "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False, "gradient_checkpointing": False,
+        "save_strategy": "steps", "save_total_limit": 2, "logging_steps": 1, "logging_first_step": True,
+    }
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: a kill can leave half of one behind."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+
+
+@contextmanager
+def head_on_labels_only() -> Iterator[None]:
+    """TRL projects every position through the LM head off CUDA; only labelled ones count (bit-identical, 24x less)."""
+    original = trl_utils._use_triton
+    trl_utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = original
+
+
+class Watch(TrainerCallback):
+    """Moves the progress bar, keeps the log, and marks checkpoints as whole."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self.progress, self.what = progress, what
+        self.bar: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar = self.progress.bar(self.what, state.max_steps, initial=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        last = state.log_history[-1]
+        shown = {name: f"{last[name]:.2f}" for name in ("loss", "reward") if name in last}
+        self.bar.set_postfix(shown, refresh=False)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def adapter_digest(model: PeftModel) -> str:
+    return tensors_digest({name: p for name, p in model.named_parameters() if ".default." in name})
+
+
+def check_trainable(model: PeftModel, stage: str) -> str:
+    """The digest of `default` before training.
+
+    Raises:
+        TrainingError: Nothing would train, or something else than `default` would.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not names or not all(".default." in name for name in names):
+        wrong = "no parameter is trainable" if not names else f"{names[0]} would train"
+        raise _failed(stage, f"{wrong}; only the adapter named 'default' may train")
+    return adapter_digest(model)
+
+
+def check_moved(model: PeftModel, before: str, stage: str) -> None:
+    if adapter_digest(model) == before:
+        raise _failed(stage, "the adapter did not change; the learning rate may be zero, or every reward equal")
+
+
+def _failed(stage: str, message: str) -> TrainingError:
+    error = TrainingError(message)
+    error.stage = stage
+    return error

@@ -1,0 +1,159 @@
+"""The nouns of the pipeline: frozen dataclasses that are written as JSONL, one object a line."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+
+class Skill(StrEnum):
+    """Where the knowledge that answers a question is: in the weights, in the passages, or half in each."""
+
+    PARAMETRIC = "parametric"
+    CONTEXTUAL = "contextual"
+    COMPLEMENTARY = "complementary"
+
+
+class Level(StrEnum):
+    """How far a complementary question is from those that RL trained on (see README, "Levels")."""
+
+    IID = "iid"
+    COMPOSITION = "composition"
+    ZERO_SHOT = "zero_shot"
+
+
+class Record:
+    """JSON for a frozen dataclass; nested records are declared in the field's type."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**data)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+@dataclass(frozen=True)
+class Passage(Record):
+    """A piece of a document. `source` and `position` are its citation: file in the knowledge base and heading."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    position: str
+
+
+@dataclass(frozen=True)
+class ScoredPassage(Record):
+    passage: Passage
+    score: float
+
+
+@dataclass(frozen=True)
+class Fact(Record):
+    """`subject` -- `relation` -> `object`; `key` is the row it comes from, `skill` where it was placed."""
+
+    id: str
+    subject: str
+    relation: str
+    object: str
+    skill: Skill
+    key: str
+    source: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**data | {"skill": Skill(data["skill"])})
+
+
+@dataclass(frozen=True)
+class Question(Record):
+    """A question, its gold answer and gold reasoning (`completion`), and the passages it is asked with.
+
+    `path` joins the relations walked with " > "; `bridge` is the entity between the first two hops; `seen` says
+    whether a complementary training question passes through that bridge; `retrieved` whether the supporting passage
+    is among `passages`; `wording` numbers the question's wording, so that held-out wordings can be told apart.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    completion: str
+    skill: Skill
+    path: str
+    fact_ids: tuple[str, ...]
+    passages: tuple[Passage, ...] = ()
+    level: Level | None = None
+    bridge: str = ""
+    seen: bool = False
+    retrieved: bool = True
+    wording: int = 0
+
+    @property
+    def hops(self) -> int:
+        return len(self.fact_ids)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            **data
+            | {
+                "answers": tuple(data["answers"]),
+                "fact_ids": tuple(data["fact_ids"]),
+                "skill": Skill(data["skill"]),
+                "level": Level(data["level"]) if data["level"] else None,
+                "passages": tuple(Passage(**passage) for passage in data["passages"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Hop(Record):
+    """One sentence of the reasoning; `passage` numbers the passage it was read from, None: from the weights."""
+
+    text: str
+    passage: int | None
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """What `Policy.answer` returns: `text` is empty when the completion has no readable final line."""
+
+    text: str
+    hops: tuple[Hop, ...]
+    passages: tuple[ScoredPassage, ...]
+    prompt: str
+    completion: str
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename: a reader never sees half a file."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, records: Iterable[Record | dict[str, Any]]) -> None:
+    rows = (record if isinstance(record, dict) else record.to_json() for record in records)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+    with path.open(encoding="utf-8") as file:
+        return [kind.from_json(json.loads(line)) for line in file]

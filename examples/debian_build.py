@@ -127,10 +127,9 @@ def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
 
 
 def document(row: dict[str, str]) -> str:
-    tags = [f"{label}: {row[column].replace(';', ', ')}." for column, label in (
-        ("tag_role", "Role"), ("tag_interface", "Interface"), ("tag_implemented-in", "Written in"), ("tag_use", "Use"),
-    ) if row[column]]
-    return f"## {row['package']}\n\nSection {row['section']}. {' '.join(tags)}\n"
+    role = row["tag_role"].replace(";", ", ") or "package"
+    interface = f", {row['tag_interface'].replace(';', ', ')}" if row["tag_interface"] else ""
+    return f"## {row['package']}\n\nSection {row['section']}: {role}{interface}.\n"
 
 
 def main() -> None:

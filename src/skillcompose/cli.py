@@ -18,7 +18,14 @@ from skillcompose.run import STAGE_NAMES, Run
 RECIPE = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
 RUN = click.argument("run", type=click.Path(path_type=Path))
 FOLDER = click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder [default: runs/NAME].")
-OVERRIDE = click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one recipe value, e.g. -o composition.grpo.max_steps=20.")
+OVERRIDE = click.option(
+    "-o",
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one recipe value, e.g. -o composition.grpo.max_steps=20.",
+)
 FORCE = click.option("--force", type=click.Choice(STAGE_NAMES), help="Run this stage again.")
 
 
@@ -102,7 +109,12 @@ def plan(recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: s
 @click.option("--until", type=click.Choice(STAGE_NAMES), help="Stop after this stage.")
 @click.option("--allow-unmastered", is_flag=True, help="Go on when an atomic skill is below the mastery gate.")
 def train(
-    recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: str | None, until: str | None, allow_unmastered: bool
+    recipe: Path,
+    folder: Path | None,
+    overrides: tuple[str, ...],
+    force: str | None,
+    until: str | None,
+    allow_unmastered: bool,
 ) -> None:
     """Run the missing and stale stages, in order; interrupted work is resumed."""
     loaded = load(recipe, overrides)

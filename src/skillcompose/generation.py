@@ -14,7 +14,6 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from skillcompose.progress import Progress
 
 
-
 @dataclass(frozen=True)
 class Sampling:
     """`temperature` 0 is greedy."""
@@ -82,7 +81,12 @@ def _generate(
     cache: Any = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     ).logits[:, -1]
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
@@ -107,7 +111,11 @@ def _generate(
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = model(
-            input_ids=token[:, None], attention_mask=mask, position_ids=position[:, None], past_key_values=cache, use_cache=True
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
         ).logits[:, -1]
         position = position + 1
     return rows

@@ -29,7 +29,7 @@ def lenient_match(completion: str, answers: Sequence[str]) -> bool:
 
 
 def bootstrap(scores: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean, resampling whole clusters (bridges): questions about one bridge are not independent."""
+    """95 % interval of the mean, resampling whole clusters: questions about one bridge are not independent."""
     groups: dict[str, list[float]] = defaultdict(list)
     for score, cluster in zip(scores, clusters, strict=True):
         groups[cluster].append(score)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ def resolve(name: str, beside: Path = Path()) -> str:
 
 
 def fast_dtype() -> torch.dtype:
-    """bf16 where the processor multiplies it in hardware (AMX, or a GPU), else fp32: emulated bf16 is 7 times slower."""
+    """bf16 where the hardware multiplies it (AMX, or a GPU), else fp32: emulated bf16 is seven times slower."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
@@ -74,7 +73,6 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 def load_base(folder: str) -> PreTrainedModel:
     """The base model in the fast dtype, frozen and in evaluation mode."""
     quiet_libraries()
-    keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=fast_dtype(), trust_remote_code=False, use_safetensors=True
     )
@@ -149,15 +147,3 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
         found.update(name.encode())
         found.update(tensors[name].detach().cpu().float().numpy().tobytes())
     return found.hexdigest()
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep big freed buffers instead of returning them to the kernel at every training step."""
-    if os.name != "posix" or os.uname().sysname != "Linux":
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the highest that glibc accepts
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from skillcompose.errors import RunError, StageError
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
-from skillcompose.run import STAGE_NAMES, Run, digest, file_digest
+from skillcompose.run import Run, digest, file_digest
 from skillcompose.types import write_json
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Stage:
     """A function that reads the folders of earlier stages and writes its own.
 
-    `version` is raised when the code would write something else from the same input; `settings` are the recipe's
-    sections that the stage reads.
+    `version` is raised when the code would write something else from the same input; `settings` are the parts of the
+    recipe that decide what it writes. The mastery gates are not among them: another threshold retrains nothing.
     """
 
     name: str
@@ -49,18 +49,20 @@ class Work:
         return self.run.stage(stage)
 
 
+MODEL = ("model", "max_new_tokens", "seed")
+COMPOSITION = ("weights", "consolidation", "grpo", "replay", "validate_steps")
 STAGES = (
     Stage("passages", 1, (), ("passages",)),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
     Stage("questions", 1, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
-    Stage("adapters", 1, ("questions",), ("adapters", "model", "seed", "evaluation")),
-    Stage("composition", 1, ("questions", "adapters"), ("composition", "model", "seed", "evaluation")),
+    Stage("adapters", 1, ("questions",), (*MODEL, "adapters.parametric", "adapters.contextual")),
+    Stage("composition", 1, ("questions", "adapters"), (*MODEL, *(f"composition.{name}" for name in COMPOSITION))),
     Stage(
         "evaluation",
         1,
         ("facts", "index", "questions", "adapters", "composition"),
-        ("evaluation", "model", "index", "facts", "seed", "name"),
+        (*MODEL, "evaluation", "index", "facts", "name"),
     ),
 )
 
@@ -82,9 +84,14 @@ def stage_key(stage: Stage, recipe: Recipe, run: Run) -> str | None:
         return None
     if stage.name in ("passages", "facts"):
         inputs["knowledge base"] = knowledge_base_digest(recipe)
-    values = recipe.model_dump(mode="json")
-    settings = {name: values[name] for name in stage.settings}
+    settings = {name: _setting(recipe.model_dump(mode="json"), name) for name in stage.settings}
     return digest([stage.name, stage.version, settings, inputs])
+
+
+def _setting(values: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        values = values[name]
+    return values
 
 
 def knowledge_base_digest(recipe: Recipe) -> str:
@@ -102,7 +109,9 @@ def plan(recipe: Recipe, folder: str | Path, force: str | None = None) -> list[S
     steps: list[Step] = []
     for stage in STAGES:
         if steps and steps[-1].runs:
-            steps.append(Step(stage.name, "", True, f"runs if {steps[0].name if len(steps) == 1 else 'an earlier stage'} changes its output"))
+            first = next(step.name for step in steps if step.runs)
+            reason = f"its inputs may change when {first} has run" if run.record(stage.name) else "not run yet"
+            steps.append(Step(stage.name, "", True, reason))
             continue
         steps.append(_step(stage, recipe, run, force))
     return steps
@@ -172,7 +181,9 @@ def _run_stage(
     try:
         stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
     except StageError as error:
-        raise type(error)(f"{stage.name}: {error}\nFinished work is kept in {run.folder}; the same command goes on from there.") from error
+        kept = f"Finished work is kept in {run.folder}; the same command goes on from there."
+        error.args = (f"{stage.name}: {error}\n{kept}",)
+        raise
     seconds = time.monotonic() - begin
     run.finish(stage.name, step.key, seconds)
     logger.info("%s: done in %s", title, duration(seconds))

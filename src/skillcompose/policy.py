@@ -18,7 +18,12 @@ class Policy:
     """A base model with the composed adapter merged in, and the run's retriever."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, retriever: Retriever, k: int, max_new_tokens: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        retriever: Retriever,
+        k: int,
+        max_new_tokens: int,
     ) -> None:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
         self.k, self.max_new_tokens = k, max_new_tokens
@@ -37,7 +42,7 @@ class Policy:
         base = resolve(recipe.model, recipe.source.parent)
         model = load_adapter(load_base(base), adapter).merge_and_unload()
         retriever = Retriever.load(run.require("index"), recipe.source.parent)
-        return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.evaluation.max_new_tokens)
+        return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 
     def answer(self, question: str) -> Answer:
         """Answer one question; see `answer_batch`."""
@@ -70,7 +75,9 @@ def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
         found = None
         for size in (3, 2, 1):
             tail = " ".join(said[-size:])
-            found = next((n for n, hit in enumerate(hits, 1) if mentions(f"{hit.passage.title} {hit.passage.text}", tail)), None)
+            found = next(
+                (n for n, hit in enumerate(hits, 1) if mentions(f"{hit.passage.title} {hit.passage.text}", tail)), None
+            )
             if found is not None:
                 break
         hops.append(Hop(sentence, found))

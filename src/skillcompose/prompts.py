@@ -32,10 +32,16 @@ def completion(sentences: Sequence[str], answer: str) -> str:
 
 def chat(question: str, passages: Sequence[Passage], examples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """Messages for an untuned instruct model: what to do, examples as earlier turns, then the question."""
-    turns = [{"role": "system", "content": (
-        "Answer the question. Use the passages where they help and what you know where they do not. "
-        f"Give one short sentence per step, then a last line that starts with '{FINAL.strip()}' and holds only the answer."
-    )}]
+    turns = [
+        {
+            "role": "system",
+            "content": (
+                "Answer the question. Use the passages where they help and what you know where they do not. "
+                f"Give one short sentence per step, then a last line that starts with '{FINAL.strip()}' "
+                "and holds only the answer."
+            ),
+        }
+    ]
     for asked, answered in examples:
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return [*turns, {"role": "user", "content": prompt(question, passages).removesuffix("Answer:\n").strip()}]
@@ -52,7 +58,11 @@ def final_answer(text: str) -> str | None:
 
 def sentences(text: str) -> list[str]:
     """The hops of a completion: its lines before the final one."""
-    return [line.strip() for line in text.strip().splitlines() if line.strip() and not line.strip().startswith(FINAL.strip())]
+    return [
+        line.strip()
+        for line in text.strip().splitlines()
+        if line.strip() and not line.strip().startswith(FINAL.strip())
+    ]
 
 
 def normalise(text: str) -> str:

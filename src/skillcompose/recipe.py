@@ -1,15 +1,9 @@
 """The recipe: one YAML file, one section per stage, typed here and checked as a whole before anything is loaded.
 
 `lora`, `sft` and `grpo` are the keyword arguments of `peft.LoraConfig`, `trl.SFTConfig` and `trl.GRPOConfig` under
-their own names. They are checked against the installed sources without importing them (that takes seconds).
+their own names, passed through as they are.
 """
 
-import ast
-import csv
-import difflib
-import importlib.util
-import string
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skillcompose.errors import RecipeError
 from skillcompose.types import Skill
-
-OWNED = {
-    "output_dir": "the run folder decides",
-    "seed": "set `seed` at the top of the recipe",
-    "data_seed": "set `seed` at the top of the recipe",
-    "use_cpu": "chosen from the machine",
-    "bf16": "chosen from the machine",
-    "fp16": "chosen from the machine",
-    "report_to": "a run writes its own metrics",
-    "resume_from_checkpoint": "`skillcompose train` resumes by itself",
-    "save_strategy": "checkpoints are written by `save_steps`",
-    "packing": "rows are short; use per_device_train_batch_size",
-    "max_length": "rows are never truncated",
-    "temperature_eval": "evaluation is greedy",
-    "task_type": "always CAUSAL_LM",
-}
 
 
 class Section(BaseModel):
@@ -95,6 +73,8 @@ class Questions(Section):
     """Further paths to test; every test also asks the training paths about unseen subjects."""
     unseen_bridges: float = Field(0.4, gt=0, lt=1)
     """Share of bridge entities that no complementary training or validation question passes through."""
+    profiles: int = Field(6, ge=0)
+    """Supervised rows for each subject of the weights that state all its facts, in another order each time."""
     contextual_rows: int = Field(600, ge=1)
     """Supervised rows of the contextual skill."""
     missing: float = Field(0.15, ge=0, lt=1)
@@ -149,7 +129,6 @@ class Evaluation(Section):
     ladder: int = Field(20, ge=1)
     atomic: int = Field(100, ge=1)
     """Test questions for each atomic skill and number of hops."""
-    max_new_tokens: int = Field(48, ge=8)
 
 
 class Recipe(Section):
@@ -159,6 +138,8 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     model: str
     knowledge_base: str
+    max_new_tokens: int = Field(48, ge=8)
+    """Longest answer in tokens, wherever the model answers."""
     passages: Passages = Passages()
     facts: Facts
     index: Index = Index()
@@ -190,11 +171,13 @@ class Recipe(Section):
         if not isinstance(data, dict):
             raise RecipeError(str(path), [("file", "must be a mapping of sections; start from `skillcompose init`")])
         problems = [problem for key, value in (overrides or {}).items() if (problem := _override(data, key, value))]
+        from skillcompose.checks import explain, problems_of
+
         try:
             recipe = cls(**data | {"source": path})
         except ValidationError as error:
-            raise RecipeError(str(path), problems + _explain(error, data)) from None
-        problems += _check(recipe)
+            raise RecipeError(str(path), problems + explain(error, data)) from None
+        problems += problems_of(recipe)
         if problems:
             raise RecipeError(str(path), problems)
         return recipe
@@ -221,163 +204,3 @@ def _override(data: dict[str, Any], dotted: str, value: Any) -> tuple[str, str] 
             return dotted, f"{name!r} holds a value, not a section, so nothing can be set below it"
     data[last] = value
     return None
-
-
-def _nearest(name: str, valid: Any) -> str:
-    found = difflib.get_close_matches(name, [str(option) for option in valid], n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; valid: {', '.join(sorted(map(str, valid))[:12])}"
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    """Names that are valid in the section that holds the key at `loc`."""
-    kind: Any = Recipe
-    for part in loc[:-1]:
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
-            kind = kind.model_fields[part].annotation
-        elif getattr(kind, "__origin__", None) is dict:
-            kind = kind.__args__[1]
-    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
-    return [name for name in fields if name != "source"]
-
-
-def _explain(error: ValidationError, data: dict[str, Any]) -> list[tuple[str, str]]:
-    problems = []
-    for item in error.errors():
-        loc, kind = item["loc"], item["type"]
-        if kind == "extra_forbidden":
-            message = "is not a setting" + _nearest(str(loc[-1]), _fields_at(loc))
-        elif kind == "missing":
-            message = "is required"
-        elif kind == "literal_error":
-            expected = [option.strip(" '") for option in str(item["ctx"]["expected"]).replace(" or ", ",").split(",")]
-            message = f"is {item['input']!r}" + _nearest(str(item["input"]), expected)
-        else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
-        problems.append((".".join(map(str, loc)), message))
-    # The library settings are checked even when the typed part is wrong: all problems at once.
-    for place, kind in LIBRARY_SETTINGS.items():
-        found: Any = data
-        for part in place.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        problems += _check_settings(place, kind, found or {})
-    return problems
-
-
-LIBRARY_SETTINGS = {
-    "adapters.parametric.lora": "lora",
-    "adapters.parametric.sft": "sft",
-    "adapters.contextual.lora": "lora",
-    "adapters.contextual.sft": "sft",
-    "composition.consolidation.sft": "sft",
-    "composition.grpo": "grpo",
-}
-SOURCES = {
-    "lora": [("peft", "tuners/lora/config.py", "LoraConfig"), ("peft", "config.py", "PeftConfig")],
-    "sft": [("trl", "trainer/sft_config.py", "SFTConfig")],
-    "grpo": [("trl", "trainer/grpo_config.py", "GRPOConfig")],
-}
-TRAINING_ARGUMENTS = [
-    ("trl", "trainer/base_config.py", "_BaseConfig"),
-    ("transformers", "training_args.py", "TrainingArguments"),
-]
-
-
-@cache
-def library_fields(kind: str) -> frozenset[str]:
-    """Names of a configuration class, read from the source: importing TRL takes six seconds."""
-    names = set()
-    for package, file, class_name in SOURCES[kind] + (TRAINING_ARGUMENTS if kind != "lora" else []):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        path = Path(spec.origin).parent / file
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and node.name == class_name:
-                names |= {
-                    item.target.id
-                    for item in node.body
-                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-                }
-    return frozenset(names)
-
-
-def _check_settings(place: str, kind: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
-    problems = []
-    for name in settings:
-        if name in OWNED:
-            problems.append((f"{place}.{name}", f"is set by skillcompose: {OWNED[name]}"))
-        elif name not in (valid := library_fields(kind)):
-            problems.append((f"{place}.{name}", "is not a setting of the library" + _nearest(name, valid)))
-    return problems
-
-
-def _placeholders(template: str) -> set[str]:
-    try:
-        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError:
-        return {"?"}
-
-
-def _check(recipe: Recipe) -> list[tuple[str, str]]:
-    """Problems that need more than one value: files, columns, paths, templates, models."""
-    problems: list[tuple[str, str]] = []
-    for place, kind in LIBRARY_SETTINGS.items():
-        found: Any = recipe
-        for part in place.split("."):
-            found = getattr(found, part)
-        problems += _check_settings(place, kind, found)
-    problems += _check_models(recipe)
-    columns: dict[str, list[str]] = {}
-    if not recipe.folder.is_dir():
-        problems.append(("knowledge_base", f"{recipe.knowledge_base!r} is not a folder beside the recipe"))
-    else:
-        tables = sorted(p.relative_to(recipe.folder).as_posix() for p in recipe.folder.rglob("*.csv"))
-        for name, table in recipe.facts.tables.items():
-            if name not in tables:
-                problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
-                continue
-            with (recipe.folder / name).open(encoding="utf-8-sig", newline="") as file:
-                columns[name] = next(csv.reader(file), [])
-            if table.key not in columns[name]:
-                problems.append((f"facts.tables.{name}.key", f"no column {table.key!r}" + _nearest(table.key, columns[name])))
-    for name, relation in recipe.facts.relations.items():
-        place = f"facts.relations.{name}"
-        if relation.table not in recipe.facts.tables:
-            problems.append((f"{place}.table", f"no table {relation.table!r}" + _nearest(relation.table, recipe.facts.tables)))
-        elif relation.table in columns and relation.column not in columns[relation.table]:
-            hint = _nearest(relation.column, columns[relation.table])
-            problems.append((f"{place}.column", f"no column {relation.column!r}" + hint))
-        if 0 < len(relation.questions) < 3:
-            problems.append((f"{place}.questions", "needs three wordings or more (two are held out), or none"))
-        for field, texts, wanted in (
-            ("questions", relation.questions, {"subject"}),
-            ("reference", relation.reference, {"subject"}),
-            ("statement", [relation.statement] if relation.statement else [], {"subject", "object"}),
-            ("passage", [relation.passage] if relation.passage else [], {"subject", "object"}),
-        ):
-            for text in texts:
-                found_names = _placeholders(text)
-                if not found_names <= wanted or (field != "statement" and "subject" not in found_names):
-                    problems.append((f"{place}.{field}", f"{text!r} must use {{subject}}" + " and {object}" * (len(wanted) > 1)))
-    for field in ("train", "validation", "test"):
-        for path in getattr(recipe.questions, field):
-            names = path_relations(path)
-            unknown = [name for name in names if name not in recipe.facts.relations]
-            for name in unknown:
-                problems.append((f"questions.{field}", f"no relation {name!r}" + _nearest(name, recipe.facts.relations)))
-            if not unknown and [recipe.relation(n).place for n in names] != ["index", "weights"]:
-                problems.append((f"questions.{field}", f"{path!r} must walk one index relation, then one weights relation"))
-    return problems
-
-
-def _check_models(recipe: Recipe) -> list[tuple[str, str]]:
-    from skillcompose.builtin import BUILTIN
-
-    problems = []
-    for place, name in (("model", recipe.model), ("index.embedder", recipe.index.embedder)):
-        if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:
-            valid = [f"builtin:{known}" for known in BUILTIN]
-            problems.append((place, f"no built-in model {name!r}" + _nearest(name, valid)))
-        elif name.startswith((".", "/", "~")) and not (recipe.source.parent / Path(name).expanduser()).is_dir():
-            problems.append((place, f"no model folder {name!r}"))
-    return problems

@@ -29,7 +29,14 @@ def percent(found: dict[str, Any] | None) -> str:
 
 def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
     """Rows of text, header first: the ladder on unseen bridges, and the atomic skills where a rung has them."""
-    header = ["rung", *(level.value.replace("_", "-") for level in Level), "macro", "seen bridges", "closed book 1/2 hops", "passages 1/2 hops"]
+    header = [
+        "rung",
+        *(level.value.replace("_", "-") for level in Level),
+        "macro",
+        "seen bridges",
+        "closed book 1/2 hops",
+        "passages 1/2 hops",
+    ]
     rows = [header]
     for rung, label in RUNGS.items():
         found = metrics.get(rung)
@@ -37,15 +44,23 @@ def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
             continue
         unseen, seen = found.get("unseen", {}), found.get("seen", {})
         share = unseen.get("macro")
-        rows.append([
-            label, *(percent(unseen.get(level.value)) for level in Level),
-            "" if share is None else f"{100 * share:.0f}",
-            "" if seen.get("macro") is None else f"{100 * seen['macro']:.0f}",
-            *("/".join(f"{100 * c['share']:.0f}" if c else "-" for c in found.get(skill, [])) for skill in ("parametric", "contextual")),
-        ])
+        rows.append(
+            [
+                label,
+                *(percent(unseen.get(level.value)) for level in Level),
+                "" if share is None else f"{100 * share:.0f}",
+                "" if seen.get("macro") is None else f"{100 * seen['macro']:.0f}",
+                *(
+                    "/".join(f"{100 * c['share']:.0f}" if c else "-" for c in found.get(skill, []))
+                    for skill in ("parametric", "contextual")
+                ),
+            ]
+        )
     return rows
 
 
 def as_text(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -20,9 +20,18 @@ COMPLETE = "complete"
 def machine_settings(output_dir: Path, seed: int) -> dict[str, Any]:
     """Settings of every trainer. bf16 autocast stays off: the base is loaded in its fast dtype, LoRA in fp32."""
     return {
-        "output_dir": str(output_dir), "seed": seed, "use_cpu": not torch.cuda.is_available(), "bf16": False,
-        "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False, "gradient_checkpointing": False,
-        "save_strategy": "steps", "save_total_limit": 2, "logging_steps": 1, "logging_first_step": True,
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_first_step": True,
     }
 
 
@@ -50,7 +59,9 @@ class Watch(TrainerCallback):
         self.progress, self.what = progress, what
         self.bar: Any = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.bar = self.progress.bar(self.what, state.max_steps, initial=state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -64,7 +75,9 @@ class Watch(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.bar.close()
 
 

@@ -29,8 +29,16 @@ def run(work: Work) -> None:
         random.Random(f"{skill} {work.recipe.seed}").shuffle(rows)
         settings = getattr(work.recipe.adapters, skill)
         train_adapter(
-            base, tokenizer, rows, folder, work.folder / "work" / skill, settings.sft, work.recipe.seed,
-            work.progress, f"{skill} adapter", lora=settings.lora,
+            base,
+            tokenizer,
+            rows,
+            folder,
+            work.folder / "work" / skill,
+            settings.sft,
+            work.recipe.seed,
+            work.progress,
+            f"{skill} adapter",
+            lora=settings.lora,
         )
     model = load_base(base)
     results = {}

@@ -14,7 +14,14 @@ from trl import SFTConfig, SFTTrainer
 from skillcompose.errors import TrainingError
 from skillcompose.models import load_adapter, load_base
 from skillcompose.progress import Progress
-from skillcompose.training import Watch, check_moved, check_trainable, head_on_labels_only, last_checkpoint, machine_settings
+from skillcompose.training import (
+    Watch,
+    check_moved,
+    check_trainable,
+    head_on_labels_only,
+    last_checkpoint,
+    machine_settings,
+)
 from skillcompose.types import write_json
 
 BUCKET_BATCHES = 8
@@ -55,21 +62,29 @@ def train_adapter(
     if start is not None:
         model = load_adapter(model, start, trainable=True)
     arguments = SFTConfig(
-        **machine_settings(scratch, seed), **settings, num_train_epochs=1, max_length=None,
+        **machine_settings(scratch, seed),
+        **settings,
+        num_train_epochs=1,
+        max_length=None,
         train_sampling_strategy="sequential",
     )
     begin = time.monotonic()
     with head_on_labels_only():
         trainer = SFTTrainer(
-            model, arguments,
+            model,
+            arguments,
             train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in ordered]),
             processing_class=tokenizer,
-            peft_config=None if start is not None else LoraConfig(**{"lora_dropout": 0.0} | (lora or {}), task_type="CAUSAL_LM"),
+            peft_config=None
+            if start is not None
+            else LoraConfig(**{"lora_dropout": 0.0} | (lora or {}), task_type="CAUSAL_LM"),
             callbacks=[Watch(progress, what)],
         )
         trainer.remove_callback(PrinterCallback)
         if len(trainer.train_dataset) != len(ordered):
-            raise TrainingError(f"{len(ordered) - len(trainer.train_dataset)} of {len(ordered)} rows were dropped by TRL")
+            raise TrainingError(
+                f"{len(ordered) - len(trainer.train_dataset)} of {len(ordered)} rows were dropped by TRL"
+            )
         before = check_trainable(trainer.model, "adapters")
         trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
         check_moved(trainer.model, before, "adapters")

@@ -1,7 +1,8 @@
 """Stage 6: exact merge of the two adapters, consolidation on a small atomic mix, the gate again, then GRPO.
 
 `merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
-`composed/` the checkpoint that answers most validation questions. `rollouts.jsonl` and `validation.json` tell the story.
+`composed/` the checkpoint that answers most validation questions; `rollouts.jsonl` and
+`training.json` tell the story.
 """
 
 import random
@@ -11,7 +12,7 @@ from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import Work
-from skillcompose.types import Question, Skill, read_jsonl, write_json
+from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 
 def run(work: Work) -> None:
@@ -24,8 +25,16 @@ def run(work: Work) -> None:
     if not (start / "training.json").is_file():
         rows = atomic_rows(mixed(atomic, settings.consolidation.rows, recipe.seed))
         train_adapter(
-            base, tokenizer, rows, start, work.folder / "work" / "start", settings.consolidation.sft, recipe.seed,
-            work.progress, "consolidation", start=work.folder / "merged",
+            base,
+            tokenizer,
+            rows,
+            start,
+            work.folder / "work" / "start",
+            settings.consolidation.sft,
+            recipe.seed,
+            work.progress,
+            "consolidation",
+            start=work.folder / "merged",
         )
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
@@ -34,8 +43,8 @@ def run(work: Work) -> None:
             questions = read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
             results[skill] = measure(model, tokenizer, questions, "default", settings.mastery.questions, work)
         write_json(work.folder / "mastery.json", results)
-        check_mastery(results, settings.mastery, "composition", work.allow_unmastered)
         del model
+    check_mastery(read_json(work.folder / "mastery.json"), settings.mastery, "composition", work.allow_unmastered)
     train_grpo(work, base, tokenizer, atomic)
 
 

@@ -36,6 +36,8 @@ from skillcompose.prompts import prompt
 from skillcompose.training import Watch, check_moved, check_trainable, last_checkpoint, machine_settings
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
+CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
+
 
 def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic: dict[Skill, list[Question]]) -> None:
     """Train `start/` into `composed/`, resuming from `work/grpo`."""
@@ -47,7 +49,9 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic
     arguments = grpo_arguments(scratch, recipe.seed, settings.grpo, len(questions))
     validate = Validate(work, tokenizer, validation)
     trainer = SharedPrefixGRPOTrainer(
-        model, exact_match_reward, arguments,
+        model,
+        exact_match_reward,
+        arguments,
         train_dataset=Dataset.from_list(
             [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
         ),
@@ -66,26 +70,52 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic
     trainer.train(resume_from_checkpoint=checkpoint)
     check_moved(trainer.model, before, "composition")
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
-    if len({entry["reward"] for entry in history}) < 2 and history[0].get("reward_std", 0.0) == 0.0:
-        raise TrainingError(f"every rollout earned {history[0]['reward']:.2f}: GRPO had nothing to learn from; master the skills first")
+    constant = len({entry["reward"] for entry in history}) == 1 and not any(entry["reward_std"] for entry in history)
+    if constant and len(history) >= CONSTANT_STEPS:
+        raise TrainingError(
+            f"every rollout earned {history[0]['reward']:.2f}: GRPO had nothing to learn from; master the skills first"
+        )
     best = validate.best()
     shutil.rmtree(work.folder / "composed", ignore_errors=True)
     shutil.copytree(validate.folder / f"step-{best}", work.folder / "composed")
-    kept = ("step", "reward", "reward_std", "frac_reward_zero_std", "entropy", "rewards/most_frequent_answer",
-            "most_frequent_answer", "unreadable", "completions/mean_length", "kl")
-    write_json(work.folder / "training.json", {
-        "best_step": best, "validation": validate.scores,
-        "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
-    })
+    kept = (
+        "step",
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "entropy",
+        "rewards/most_frequent_answer",
+        "most_frequent_answer",
+        "unreadable",
+        "completions/mean_length",
+        "kl",
+    )
+    write_json(
+        work.folder / "training.json",
+        {
+            "best_step": best,
+            "validation": validate.scores,
+            "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
+        },
+    )
     write_json(work.folder / "timing.json", {"grpo_seconds": round(time.monotonic() - begin, 1)})
 
 
 def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions: int) -> GRPOConfig:
     """TRL's configuration with defaults that fit a CPU; the recipe's `grpo:` comes on top."""
     defaults: dict[str, Any] = {
-        "loss_type": "dr_grpo", "scale_rewards": "group", "beta": 0.0, "num_generations": 8, "temperature": 1.0,
-        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "max_completion_length": 48,
-        "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2, "save_steps": 10, "max_grad_norm": 1.0,
+        "loss_type": "dr_grpo",
+        "scale_rewards": "group",
+        "beta": 0.0,
+        "num_generations": 8,
+        "temperature": 1.0,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 4,
+        "max_completion_length": 48,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 2,
+        "save_steps": 10,
+        "max_grad_norm": 1.0,
     }
     merged = defaults | settings
     group, rows = merged["num_generations"], merged["per_device_train_batch_size"]
@@ -93,7 +123,10 @@ def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions
         raise TrainingError(f"per_device_train_batch_size {rows} must hold whole groups of num_generations {group}")
     prompts = rows * merged.get("steps_per_generation", merged["gradient_accumulation_steps"]) // group
     if questions < prompts:
-        raise TrainingError(f"{questions} training questions are fewer than the {prompts} prompts of one step; lower gradient_accumulation_steps")
+        raise TrainingError(
+            f"{questions} training questions are fewer than the {prompts} prompts of one step; "
+            "lower composition.grpo.gradient_accumulation_steps"
+        )
     return GRPOConfig(**machine_settings(scratch, seed) | merged)
 
 
@@ -139,7 +172,9 @@ class Validate(TrainerCallback):
         """The step with the highest score; the later one of equals."""
         return max((int(name) for name in self.scores), key=lambda step: (self.scores[str(step)], step))
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step == 0:
             self._measure(kwargs["model"], 0)
 
@@ -150,7 +185,7 @@ class Validate(TrainerCallback):
     def _measure(self, model: PeftModel, step: int) -> None:
         prompts = [prompt(q.text, q.passages) for q in self.questions]
         with using(model, "default"):
-            texts = answer_texts(model, self.tokenizer, prompts, self.work.recipe.evaluation.max_new_tokens)
+            texts = answer_texts(model, self.tokenizer, prompts, self.work.recipe.max_new_tokens)
         right = sum(exact_match(text, q.answers) for text, q in zip(texts, self.questions, strict=True))
         model.save_pretrained(self.folder / f"step-{step}", selected_adapters=["default"])
         self.scores[str(step)] = round(right / len(self.questions), 4)

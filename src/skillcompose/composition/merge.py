@@ -1,8 +1,8 @@
 """The exact sum of LoRA adapters as one adapter: the factors are concatenated, no cross terms, no truncation.
 
-PEFT's `linear` adds the factors (and with them the cross terms A1 B2), its `cat` is silently wrong for rsLoRA and others
-(peft#3761). Here the scale of each adapter is split evenly between A and B, the result has scale 1, and adapters that
-this is not exact for are refused.
+PEFT's `linear` adds the factors (and with them the cross terms A1 B2), its `cat` is silently wrong for rsLoRA and
+others (peft#3761). Here the scale of each adapter is split evenly between A and B, the result has scale 1, and
+adapters that this is not exact for are refused.
 """
 
 import json
@@ -18,8 +18,17 @@ from skillcompose.types import read_json, write_json
 PREFIX = "base_model.model."
 # Every setting whose adapter is not plainly base + scale * B A.
 INEXACT = (
-    "use_dora", "lora_bias", "modules_to_save", "target_parameters", "layer_replication", "trainable_token_indices",
-    "alora_invocation_tokens", "use_qalora", "kasa_config", "arrow_config", "velora_config",
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "kasa_config",
+    "arrow_config",
+    "velora_config",
 )
 
 
@@ -46,8 +55,15 @@ def merge_adapters(folders: list[Path], weights: list[float], target: Path) -> N
     largest = max(ranks.values())
     odd = {name: rank for name, rank in ranks.items() if rank != largest}
     config = skills[0][0] | {
-        "r": largest, "lora_alpha": largest, "use_rslora": False, "init_lora_weights": True, "lora_dropout": 0.0,
-        "inference_mode": False, "target_modules": sorted(ranks), "rank_pattern": odd, "alpha_pattern": odd,
+        "r": largest,
+        "lora_alpha": largest,
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "inference_mode": False,
+        "target_modules": sorted(ranks),
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
     }
     target.mkdir(parents=True, exist_ok=True)
     save_file(merged, target / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -54,7 +54,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         base.forward = types.MethodType(forward, base)
 
     def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
-        """Prompts arrive already repeated; a group may be cut at a process boundary, so equal neighbours are grouped."""
+        """Prompts arrive repeated; a group may be cut at a process boundary, so equal neighbours are grouped."""
         model: PeftModel = self.accelerator.unwrap_model(self.model)
         sampling = Sampling(self.max_completion_length, self.temperature)
         encoded = [self.processing_class(text, add_special_tokens=False).input_ids for text in prompts]
@@ -66,7 +66,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL, but groups stay together, those with a gradient first, instead of being shuffled over micro-batches."""
+        """As TRL, but groups stay whole, those with a gradient first, instead of being shuffled over micro-batches."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
@@ -75,7 +75,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             self._keep_rollouts(generation_batch, batch)
             groups = batch["advantages"].view(-1, self.num_generations)
             order = torch.argsort((groups == 0).all(1).int(), stable=True)
-            rows = (order[:, None] * self.num_generations + torch.arange(self.num_generations, device=order.device)).flatten()
+            rows = (
+                order[:, None] * self.num_generations + torch.arange(self.num_generations, device=order.device)
+            ).flatten()
             batch = {
                 name: value[rows] if isinstance(value, torch.Tensor) and value.dim() > 0 else value
                 for name, value in batch.items()
@@ -90,8 +92,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             for i in range(0, len(rows), self.num_generations):
                 ids = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
                 text = self.processing_class.decode(ids, skip_special_tokens=True)
-                record = {"step": self.state.global_step, "question": rows[i].get("question"), "completion": text,
-                          "right": exact_match(text, rows[i]["answers"])}
+                record = {
+                    "step": self.state.global_step,
+                    "question": rows[i].get("question"),
+                    "completion": text,
+                    "right": exact_match(text, rows[i]["answers"]),
+                }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def forget_rollouts_after(self, step: int) -> None:
@@ -135,24 +141,37 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
             yield -self.replay.weight * out.log_probs.sum() / total
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         # Several processes must run the same forwards, so only a lone one may leave any out.
         if self.shared and self.accelerator.num_processes == 1 and self.beta == 0.0 and not inputs["advantages"].any():
             return torch.zeros((), device=self.accelerator.device, requires_grad=True)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int | None = None,
-        compute_entropy: bool = False, **kwargs: Any,
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
     ) -> Any:
         if not self.shared:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
-        logps, entropies = model(shared_prefix={
-            "ids": input_ids, "mask": attention_mask, "keep": logits_to_keep,
-            "rows": batch_size or len(input_ids), "entropy": compute_entropy,
-        })
+        logps, entropies = model(
+            shared_prefix={
+                "ids": input_ids,
+                "mask": attention_mask,
+                "keep": logits_to_keep,
+                "rows": batch_size or len(input_ids),
+                "entropy": compute_entropy,
+            }
+        )
         return logps, entropies, None
 
 
@@ -181,8 +200,11 @@ def score(
             cache.batch_select_indices(inverse)
             following = positions[inverse][:, -1:] + 1 + torch.arange(keep - 1, device=ids.device)
             states = model.model(
-                input_ids=completions[:, :-1], attention_mask=seen[:, :-1], position_ids=following,
-                past_key_values=cache, use_cache=True,
+                input_ids=completions[:, :-1],
+                attention_mask=seen[:, :-1],
+                position_ids=following,
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state
             hidden = torch.cat([hidden, states], 1)
         logs = torch.log_softmax(model.lm_head(hidden).float() / temperature, -1)

@@ -39,8 +39,18 @@ class Prediction(Record):
 
 def judged(rung: str, question: Question, text: str, correct: bool) -> Prediction:
     return Prediction(
-        rung, question.id, question.skill, question.path, question.level or "", question.hops, question.bridge,
-        question.seen, question.retrieved, question.answers[0], text, correct,
+        rung,
+        question.id,
+        question.skill,
+        question.path,
+        question.level or "",
+        question.hops,
+        question.bridge,
+        question.seen,
+        question.retrieved,
+        question.answers[0],
+        text,
+        correct,
     )
 
 
@@ -72,7 +82,8 @@ class Ladder:
         composition = work.read("composition")
         self.model = load_adapter(load_base(base), composition / "composed", "composed")
         for name, adapter in {
-            "start": composition / "start", "exact_sum": composition / "merged",
+            "start": composition / "start",
+            "exact_sum": composition / "merged",
             **{str(skill): work.read("adapters") / skill for skill in ATOMIC},
         }.items():
             load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
@@ -101,7 +112,7 @@ class Ladder:
         begin = time.monotonic()
         with using(self.model, adapter):
             texts = answer_texts(
-                self.model, self.tokenizer, prompts, self.recipe.evaluation.max_new_tokens, self.work.progress, rung
+                self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
             )
         self.seconds[rung] = round(self.seconds.get(rung, 0.0) + time.monotonic() - begin, 1)
         tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
@@ -116,7 +127,8 @@ class Ladder:
     def _chat_prompt(self, question: str, passages: tuple[Passage, ...]) -> str:
         """The instruct model's own chat template with two worked examples; plain text when it has none."""
         examples = [
-            (prompt(q.text, q.passages).removesuffix("Answer:\n").strip(), q.completion) for q in self.examples[:EXAMPLES]
+            (prompt(q.text, q.passages).removesuffix("Answer:\n").strip(), q.completion)
+            for q in self.examples[:EXAMPLES]
         ]
         if self.tokenizer.chat_template is None:
             shots = [prompt(q.text, q.passages) + q.completion for q in self.examples[:EXAMPLES]]

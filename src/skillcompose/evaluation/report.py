@@ -33,11 +33,21 @@ def write_report(work: Work, metrics: dict[str, Any], predictions: "list[Predict
     }
     questions = {q.id: q for q in read_jsonl(work.read("questions") / "complementary.test.jsonl", Question)}
     # Everything that comes from documents is escaped: a knowledge base is untrusted text.
-    page = Environment(loader=PackageLoader("skillcompose.evaluation", "."), autoescape=True).get_template("report.html")
+    page = Environment(loader=PackageLoader("skillcompose.evaluation", "."), autoescape=True).get_template(
+        "report.html"
+    )
     html = page.render(
-        name=recipe.name, seed=recipe.seed, model=recipe.model, k=asked["k"], recall=f"{100 * asked['recall_at_k']:.1f} %",
-        warnings=warnings(work), table=ladder_table(metrics), ladder_plot=ladder_plot(metrics),
-        curves_plot=curves_plot(losses, training), seconds=ladder.seconds, tokens=ladder.prompt_tokens,
+        name=recipe.name,
+        seed=recipe.seed,
+        model=recipe.model,
+        k=asked["k"],
+        recall=f"{100 * asked['recall_at_k']:.1f} %",
+        warnings=warnings(work),
+        table=ladder_table(metrics),
+        ladder_plot=ladder_plot(metrics),
+        curves_plot=curves_plot(losses, training),
+        seconds=ladder.seconds,
+        tokens=ladder.prompt_tokens,
         samples=samples(predictions, questions, recipe.seed),
     )
     write_text(work.folder / "report.html", html)
@@ -84,8 +94,12 @@ def ladder_plot(metrics: dict[str, Any]) -> Markup:
             low, high = found["interval"]
             share = found["share"]
             axes.barh(
-                row + offset * height, 100 * share, height, color=f"C{offset}",
-                xerr=[[100 * max(0, share - low)], [100 * max(0, high - share)]], ecolor="#888",
+                row + offset * height,
+                100 * share,
+                height,
+                color=f"C{offset}",
+                xerr=[[100 * max(0, share - low)], [100 * max(0, high - share)]],
+                ecolor="#888",
                 label=level.value.replace("_", "-") if row == 0 else None,
             )
     axes.set_yticks([row + height for row in range(len(rungs))], [RUNGS[rung] for rung in rungs])
@@ -106,7 +120,9 @@ def curves_plot(losses: dict[str, list[dict[str, float]]], training: dict[str, A
     left.set_ylabel("loss")
     left.legend()
     history = training["history"]
-    right.plot([e["step"] for e in history], [100 * e["reward"] for e in history], color="#bbb", label="reward (training)")
+    right.plot(
+        [e["step"] for e in history], [100 * e["reward"] for e in history], color="#bbb", label="reward (training)"
+    )
     steps = sorted(training["validation"], key=int)
     right.plot([int(s) for s in steps], [100 * training["validation"][s] for s in steps], "o-", label="validation")
     right.axvline(training["best_step"], color="#888", linestyle=":", label="chosen")

@@ -15,7 +15,9 @@ def cell(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
     scores = [float(p.correct) for p in predictions]
     low, high = bootstrap(scores, [p.bridge or p.question for p in predictions])
     return {
-        "correct": int(sum(scores)), "asked": len(scores), "share": round(sum(scores) / len(scores), 4),
+        "correct": int(sum(scores)),
+        "asked": len(scores),
+        "share": round(sum(scores) / len(scores), 4),
         "interval": [round(low, 4), round(high, 4)],
     }
 
@@ -27,7 +29,7 @@ def macro(cells: Sequence[dict[str, Any] | None]) -> float | None:
 
 
 def summarise(predictions: list[Prediction]) -> dict[str, Any]:
-    """`{rung: {"unseen": {level: cell, "macro"}, "seen": ..., "retrieved": ..., "parametric": [1 hop, 2 hops], ...}}`."""
+    """`{rung: {"unseen": {level: cell, "macro"}, "seen", "retrieved", "parametric": [1 hop, 2 hops], ...}}`."""
     metrics: dict[str, Any] = {}
     for rung in RUNGS:
         own = [p for p in predictions if p.rung == rung]

@@ -45,10 +45,16 @@ class Retriever:
         write_jsonl(folder / "passages.jsonl", self.passages)
         faiss.write_index(self.index, str(folder / "index.faiss"))
         found = fingerprint(resolve(embedder_name)) if embedder_name.startswith("builtin:") else embedder_name
-        write_json(folder / "index.json", {
-            "embedder": embedder_name, "embedder_fingerprint": found, "search": self.mode,
-            "passages": len(self.passages), "sha256": file_digest(folder / "index.faiss"),
-        })
+        write_json(
+            folder / "index.json",
+            {
+                "embedder": embedder_name,
+                "embedder_fingerprint": found,
+                "search": self.mode,
+                "passages": len(self.passages),
+                "sha256": file_digest(folder / "index.faiss"),
+            },
+        )
 
     @classmethod
     def load(cls, folder: Path, beside: Path = Path()) -> "Retriever":
@@ -75,7 +81,9 @@ class Retriever:
         depth = min(len(self.passages), CANDIDATES if self.lexical is not None else k)
         scores, found = self.index.search(embed(self.embedder, queries), depth)
         if self.lexical is None:
-            ranked = [list(zip(row.tolist(), values.tolist(), strict=True)) for row, values in zip(found, scores, strict=True)]
+            ranked = [
+                list(zip(row.tolist(), values.tolist(), strict=True)) for row, values in zip(found, scores, strict=True)
+            ]
         else:
             lexical, _ = self.lexical.retrieve(_words(queries), k=depth, show_progress=False)
             ranked = [_fuse(dense.tolist(), words.tolist()) for dense, words in zip(found, lexical, strict=True)]

@@ -13,4 +13,8 @@ def statement(relation: str, subject: str, value: str, recipe: Recipe) -> str:
 def sentence(fact: Fact, recipe: Recipe) -> str:
     """The sentence that states an index fact in a passage."""
     template = recipe.relation(fact.relation).passage
-    return template.format(subject=fact.subject, object=fact.object) if template else statement(fact.relation, fact.subject, fact.object, recipe)
+    return (
+        template.format(subject=fact.subject, object=fact.object)
+        if template
+        else statement(fact.relation, fact.subject, fact.object, recipe)
+    )

@@ -28,7 +28,9 @@ def run(work: Work) -> None:
     retriever = Retriever.load(work.read("index"), recipe.source.parent)
     dropped: Counter[str] = Counter()
     # One generator per skill: changing one skill's settings leaves the other skills' questions as they were.
-    complementary = complementary_questions(facts, recipe, retriever, random.Random(f"complementary {recipe.seed}"), dropped)
+    complementary = complementary_questions(
+        facts, recipe, retriever, random.Random(f"complementary {recipe.seed}"), dropped
+    )
     reserved = {fact_id for split in complementary.values() for q in split for fact_id in q.fact_ids}
     contextual = contextual_questions(facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"))
     parametric = parametric_questions(facts, recipe, random.Random(f"parametric {recipe.seed}"))
@@ -37,7 +39,9 @@ def run(work: Work) -> None:
     for skill, splits in zip(Skill, (parametric, contextual, complementary), strict=True):
         for split in SPLITS:
             if not splits[split]:
-                raise KnowledgeBaseError(f"no {skill} question for {split}; dropped so far: {dict(dropped) or 'nothing'}. {ADVICE[skill]}")
+                raise KnowledgeBaseError(
+                    f"no {skill} question for {split}; dropped so far: {dict(dropped) or 'nothing'}. {ADVICE[skill]}"
+                )
             counts[f"{skill}.{split}"] = len(splits[split])
             write_jsonl(work.folder / f"{skill}.{split}.jsonl", splits[split])
     asked = [q for splits in (contextual, complementary) for split in ("validation", "test") for q in splits[split]]
@@ -47,10 +51,16 @@ def run(work: Work) -> None:
         logger.warning(
             "recall@%d of the supporting passage is %.1f %%, below %.0f %%: what is not retrieved cannot be read. "
             "Raise index.k, or set index.search to hybrid.",
-            recipe.index.k, 100 * recall, 100 * recipe.index.min_recall,
+            recipe.index.k,
+            100 * recall,
+            100 * recipe.index.min_recall,
         )
     paths = Counter(f"{split}: {q.path}" for split in SPLITS for q in complementary[split])
-    report = {"questions": counts, "complementary paths": dict(sorted(paths.items())), "dropped": dict(sorted(dropped.items()))}
+    report = {
+        "questions": counts,
+        "complementary paths": dict(sorted(paths.items())),
+        "dropped": dict(sorted(dropped.items())),
+    }
     write_json(work.folder / "questions.report.json", report | {"recall_at_k": round(recall, 4), "k": recipe.index.k})
 
 

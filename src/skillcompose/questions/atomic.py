@@ -11,10 +11,10 @@ from skillcompose.index.writing import statement
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, completion, mentions, normalise
 from skillcompose.questions.wordings import of_split, questions, references, references_of_split
 from skillcompose.recipe import Recipe
-from skillcompose.types import Fact, Passage, Question, Skill
+from skillcompose.types import Fact, Question, Skill
 
 Splits = dict[str, list[Question]]
-CHAIN_WORDINGS = 3
+CHAIN_WORDINGS = 2
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 DISTRACTORS = 20
 
@@ -28,8 +28,15 @@ def ask(hops: list[Fact], wording: str, reference: str, number: int, skill: Skil
     path = " > ".join(fact.relation for fact in hops)
     ident = f"{skill}:{path}:{hops[0].subject}:{number}"
     return Question(
-        ident, text[0].upper() + text[1:], (answer,), completion(sentences, answer), skill, path,
-        tuple(fact.id for fact in hops), bridge=hops[0].object if len(hops) > 1 else "", wording=number,
+        ident,
+        text[0].upper() + text[1:],
+        (answer,),
+        completion(sentences, answer),
+        skill,
+        path,
+        tuple(fact.id for fact in hops),
+        bridge=hops[0].object if len(hops) > 1 else "",
+        wording=number,
     )
 
 
@@ -52,8 +59,38 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
         for split in splits:
             for number, wording in of_split(questions(fact.relation, recipe), split):
                 splits[split].append(ask([fact], wording, "", number, Skill.PARAMETRIC, recipe))
+    splits["train"] += _profiles(known, recipe, rng)
     _add_chains(splits, list(chains(known)), Skill.PARAMETRIC, recipe, rng)
     return splits
+
+
+def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Question]:
+    """Everything about one subject in one row, each time in another order.
+
+    A fact that was only ever the first sentence of an answer is not recalled as the second one, and a row of several
+    facts costs half the tokens of as many questions.
+    """
+    about: dict[str, list[Fact]] = defaultdict(list)
+    for fact in known:
+        about[fact.subject].append(fact)
+    rows = []
+    for subject, facts in about.items():
+        for number in range(recipe.questions.profiles if len(facts) > 1 else 0):
+            order = rng.sample(facts, len(facts))
+            sentences = [statement(fact.relation, fact.subject, fact.object, recipe) for fact in order]
+            rows.append(
+                Question(
+                    f"profile:{subject}:{number}",
+                    f"What is known about {subject}?",
+                    (subject,),
+                    completion(sentences, subject),
+                    Skill.PARAMETRIC,
+                    "profile",
+                    (),  # no hops: neither a single question nor a chain
+                    wording=number,
+                )
+            )
+    return rows
 
 
 def _add_chains(splits: Splits, walks: list[list[Fact]], skill: Skill, recipe: Recipe, rng: random.Random) -> None:
@@ -108,7 +145,12 @@ def with_passages(asked: list[Question], facts: list[Fact], recipe: Recipe, retr
 
 
 def _training_rows(
-    walks: list[list[Fact]], facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
+    walks: list[list[Fact]],
+    facts: list[Fact],
+    reserved: set[str],
+    recipe: Recipe,
+    retriever: Retriever,
+    rng: random.Random,
 ) -> list[Question]:
     if not walks:
         return []
@@ -116,7 +158,10 @@ def _training_rows(
     secret = {normalise(f.key) for f in facts if f.id in reserved and f.skill is Skill.CONTEXTUAL}
     # Half of the rows walk two hops where there are such walks: reading a chain is the harder half of the skill.
     single, double = [w for w in walks if len(w) == 1], [w for w in walks if len(w) == 2]
-    chosen = [rng.choice(double if double and (i % 2 or not single) else single) for i in range(recipe.questions.contextual_rows)]
+    chosen = [
+        rng.choice(double if double and (i % 2 or not single) else single)
+        for i in range(recipe.questions.contextual_rows)
+    ]
     rows = []
     for walk in chosen:
         number, wording = rng.choice(of_split(questions(walk[-1].relation, recipe), "train"))
@@ -132,25 +177,37 @@ def _training_rows(
         missing = rng.random() < recipe.questions.missing and len(others) >= recipe.index.k
         passages = others[: recipe.index.k] if missing else [gold, *others[: recipe.index.k - 1]]
         rng.shuffle(passages)
-        rename = invent([walk[0].key, *(fact.object for fact in walk)], rng)
-        finished.append(replace(
-            row,
-            id=f"{row.id}:{len(finished)}",
-            text=rename(row.text),
-            answers=(NOT_IN_PASSAGES,) if missing else tuple(map(rename, row.answers)),
-            completion=ABSTENTION if missing else rename(row.completion),
-            passages=tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in passages),
-            retrieved=not missing,
-        ))
+        rename = invent([walk[0].key, *(fact.object for fact in walk), *(p.title for p in passages)], rng)
+        finished.append(
+            replace(
+                row,
+                id=f"{row.id}:{len(finished)}",
+                text=rename(row.text),
+                answers=(NOT_IN_PASSAGES,) if missing else tuple(map(rename, row.answers)),
+                completion=ABSTENTION if missing else rename(row.completion),
+                passages=tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in passages),
+                retrieved=not missing,
+            )
+        )
     return finished
 
 
 def invent(names: list[str], rng: random.Random) -> Callable[[str], str]:
-    """A function that replaces these names, wherever they stand as whole words, by invented ones of the same shape."""
-    table: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        table[name.casefold()] = re.sub(r"[A-Za-z]+|\d+", lambda part: _invented(part.group(), rng), name)
-    pattern = re.compile(r"(?<!\w)(" + "|".join(re.escape(n) for n in sorted(table, key=len, reverse=True)) + r")(?!\w)", re.I)
+    """A function that replaces these names, wherever they stand as whole words, by invented ones of the same shape.
+
+    All names of a row must be given, distractors' too: one invented name among real ones would give the answer away.
+    Equal parts get equal inventions, so that `httpd-mod-a` and `httpd-mod-b` stay as easy to confuse as they are.
+    """
+    parts: dict[str, str] = {}
+
+    def part(found: re.Match[str]) -> str:
+        old = found.group()
+        return parts.setdefault(old.casefold(), _invented(old, rng))
+
+    table = {name.casefold(): re.sub(r"[A-Za-z]+|\d+", part, name) for name in dict.fromkeys(names)}
+    pattern = re.compile(
+        r"(?<!\w)(" + "|".join(re.escape(n) for n in sorted(table, key=len, reverse=True)) + r")(?!\w)", re.I
+    )
     return lambda text: pattern.sub(lambda found: table[found.group().casefold()], text)
 
 
@@ -158,5 +215,7 @@ def _invented(part: str, rng: random.Random) -> str:
     if part.isdigit():
         return str(rng.randrange(10 ** (len(part) - 1), 10 ** len(part)))
     start = rng.randrange(2)
-    word = "".join(rng.choice("aeiou" if (i + start) % 2 else "bcdfghjklmnprstvwz") for i in range(min(6, max(3, len(part)))))
+    word = "".join(
+        rng.choice("aeiou" if (i + start) % 2 else "bcdfghjklmnprstvwz") for i in range(min(6, max(3, len(part))))
+    )
     return word.upper() if part.isupper() and len(part) > 1 else word.capitalize() if part[0].isupper() else word

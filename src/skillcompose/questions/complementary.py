@@ -20,13 +20,15 @@ from skillcompose.types import Fact, Level, Question, Skill
 VALIDATION_BRIDGES = 0.15
 SEEN_TEST_SHARE = 0.2
 TRAIN_WORDINGS = 2
+FREE_ROWS = 0.3
 Walk = tuple[Fact, Fact]
 
 
 def complementary_questions(
     facts: list[Fact], recipe: Recipe, retriever: Retriever, rng: random.Random, dropped: Counter[str]
 ) -> Splits:
-    walks = two_source_walks(facts)
+    kept = set_aside(facts, rng)
+    walks = two_source_walks([fact for fact in facts if fact.skill is Skill.PARAMETRIC or fact.key not in kept])
     paths = choose_paths(recipe, walks)
     bridges = sorted({walk[0].object for path in paths.values() for p in path for walk in walks.get(p, [])})
     rng.shuffle(bridges)
@@ -50,12 +52,22 @@ def complementary_questions(
     seen = {q.bridge for q in splits["train"]}
     trained = set(paths["train"])
     for split, found in splits.items():
-        splits[split] = [
-            replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in found
-        ]
+        splits[split] = [replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in found]
     # A tested bridge is unseen (in no training and no validation question) or trained on; nothing in between.
     splits["test"] = [q for q in splits["test"] if q.seen or q.bridge in unseen]
     return splits
+
+
+def set_aside(facts: list[Fact], rng: random.Random) -> set[str]:
+    """Rows whose index facts are left to the contextual skill, which may learn from no fact that RL or a test uses.
+
+    Empty where enough rows lead to no weights fact anyway.
+    """
+    index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
+    used = {walk[0].key for found in two_source_walks(facts).values() for walk in found}
+    keys = sorted({fact.key for fact in index})
+    missing = round(FREE_ROWS * len(keys)) - len(set(keys) - used)
+    return set(rng.sample(sorted(used), min(missing, len(used)))) if missing > 0 else set()
 
 
 def _split_of(walk: Walk, validates: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
@@ -93,7 +105,9 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
         firsts = list(dict.fromkeys(path.split(" > ")[0] for path in walks))
         lasts = list(dict.fromkeys(path.split(" > ")[1] for path in walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
-        grid = {f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks}
+        grid = {
+            f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks
+        }
         named["train"] = [path for path, odd in grid.items() if not odd]
         held = [path for path, odd in grid.items() if odd]
         named["validation"] = named["validation"] or held[:1] or named["train"]

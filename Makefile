@@ -1,0 +1,34 @@
+# Everything a user types. The environment and the models are made once; `make demo` and `make test` need no network after.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+export HF_HUB_OFFLINE = 1
+export PYTHONUNBUFFERED = 1
+
+.PHONY: install demo test lint clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/skillcompose fetch
+	touch $(STAMP)
+
+install: $(STAMP)
+
+demo: install
+	$(BIN)/skillcompose train recipes/quickstart.yaml
+	$(BIN)/skillcompose ask runs/quickstart "Who maintains the efficient, featureful word processor with collaboration?"
+	$(BIN)/skillcompose ask runs/quickstart "Which version does the package that git-ftp depends on have?"
+	$(BIN)/skillcompose ask runs/quickstart "Who takes care of the package suggested by quilt?"
+
+test: install
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

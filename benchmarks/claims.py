@@ -1,0 +1,82 @@
+"""`results.json`: claim -> value, unit, interval, seeds, command, commit, date, machine. Scripts write it, nobody else.
+
+python benchmarks/claims.py        rewrite the tables between the `results` marks of the README
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results.json"
+MARKS = re.compile(r"(<!-- results: ([\w.* ]+) -->\n).*?(<!-- /results -->)", re.S)
+
+
+def read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
+def write(
+    claim: str, value: float, unit: str, command: str, seeds: list[int], interval: list[float] | None = None
+) -> None:
+    """Record one claim; the commit is the one that the working tree stands on."""
+    results = read()
+    results[claim] = {
+        "value": value,
+        "unit": unit,
+        "interval": interval,
+        "seeds": seeds,
+        "command": command,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+    }
+    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+    rewrite_readme()
+
+
+def commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def machine() -> str:
+    """Processor, cores and memory; whether it multiplies bf16 in hardware decides most timings."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.+)", info)
+    amx = "AMX" if "amx_tile" in info else "no AMX"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{name.group(1) if name else platform.processor()}, {os.cpu_count()} cores, {amx}, {memory:.0f} GiB"
+
+
+def table(patterns: str) -> str:
+    results = read()
+    rows = ["| claim | value | 95 % interval | seeds | machine | commit, date |", "|---|---|---|---|---|---|"]
+    for claim, found in results.items():
+        if any(re.fullmatch(p.replace(".", r"\.").replace("*", ".*"), claim) for p in patterns.split()):
+            low_high = "" if found["interval"] is None else f"{found['interval'][0]:g} to {found['interval'][1]:g}"
+            seeds = ", ".join(map(str, found["seeds"]))
+            rows.append(
+                f"| `{claim}` | {found['value']:g} {found['unit']} | {low_high} | {seeds} | {found['machine']} "
+                f"| {found['commit']}, {found['date']} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def rendered(text: str) -> str:
+    return MARKS.sub(lambda found: found.group(1) + table(found.group(2)) + found.group(3), text)
+
+
+def rewrite_readme() -> None:
+    readme = ROOT / "README.md"
+    readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite_readme()

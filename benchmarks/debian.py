@@ -1,0 +1,124 @@
+"""The claims of `recipes/debian.yaml`: three seeds, one after another, then the pooled numbers.
+
+    python benchmarks/debian.py        the next unfinished seed; a broken one is resumed
+
+Each seed leaves `benchmarks/debian/seed-N.json` (what each rung got right, question by question). With the seeds that
+are there, the pooled claims are written to `results.json`; a claim names the seeds it stands on.
+"""
+
+import random
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import claims
+
+import skillcompose
+from skillcompose.run import STAGE_NAMES
+from skillcompose.types import read_json, write_json
+
+SEEDS = (0, 1, 2)
+LEVELS = ("iid", "composition", "zero_shot")
+COMMAND = "python benchmarks/debian.py"
+FOLDER = claims.ROOT / "benchmarks" / "debian"
+KEPT = ("rung", "question", "skill", "level", "hops", "bridge", "seen", "retrieved", "correct")
+
+
+def main() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    left = [seed for seed in SEEDS if not (FOLDER / f"seed-{seed}.json").is_file()]
+    if left:
+        measure(left[0])
+    write_claims([read_json(path) for path in sorted(FOLDER.glob("seed-*.json"))])
+
+
+def measure(seed: int) -> None:
+    recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "debian.yaml", {"seed": seed})
+    run = skillcompose.train(recipe, claims.ROOT / "runs" / f"debian-{seed}", allow_unmastered=True)
+    import json
+
+    text = (run.stage("evaluation") / "predictions.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    seconds = {name: run.record(name)["seconds"] for name in STAGE_NAMES}  # type: ignore[index]
+    FOLDER.mkdir(exist_ok=True)
+    write_json(
+        FOLDER / f"seed-{seed}.json",
+        {
+            "seed": seed,
+            "commit": claims.commit(),
+            "machine": claims.machine(),
+            "seconds": seconds,
+            "mastery": {stage: read_json(run.stage(stage) / "mastery.json") for stage in ("adapters", "composition")},
+            "grpo": read_json(run.stage("composition") / "training.json"),
+            "cost": read_json(run.stage("evaluation") / "timing.json"),
+            "metrics": read_json(run.stage("evaluation") / "metrics.json"),
+            "columns": KEPT,
+            "predictions": [[row[name] for name in KEPT] for row in rows],
+        },
+    )
+
+
+def write_claims(seeds: list[dict[str, Any]]) -> None:
+    rows = [
+        dict(zip(found["columns"], row, strict=True)) | {"seed": found["seed"]}
+        for found in seeds
+        for row in found["predictions"]
+    ]
+    numbers = [found["seed"] for found in seeds]
+    unseen = [r for r in rows if r["skill"] == "complementary" and not r["seen"]]
+
+    def claim(name: str, value: float, interval: list[float] | None = None, unit: str = "points") -> None:
+        claims.write(f"debian.{name}", round(value, 1), unit, COMMAND, numbers, interval)
+
+    composed, interval = score(unseen, ["composed"])
+    claim("composed", composed, interval, "% exact match")
+    for name, other in (("gain_over_base_passages", "base_passages"), ("gain_over_start", "start")):
+        claim(name, *score(unseen, ["composed", other]))
+    full, interval = score(unseen, ["full_rag_contextual"])
+    claim("full_rag", full, interval, "% exact match")
+    for skill in ("parametric", "contextual"):
+        atomic = [r for r in rows if r["skill"] == skill]
+        claim(f"loss_{skill}", *score(atomic, [skill, "composed"], levels=None))
+    claim("minutes", sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60, unit="min a seed")
+
+
+def score(
+    rows: list[dict[str, Any]], rungs: list[str], levels: tuple[str, ...] | None = LEVELS
+) -> tuple[float, list[float]]:
+    """Share of the first rung, or the paired difference of two, in percent, with a 95 % bootstrap over bridges.
+
+    Macro-averaged over levels where there are levels; a question counts only if every rung answered it.
+    """
+    answers: dict[tuple[int, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        answers[row["seed"], row["question"]][row["rung"]] = row
+    clusters: dict[tuple[int, str], list[tuple[str, float]]] = defaultdict(list)
+    for (seed, question), found in answers.items():
+        if all(rung in found for rung in rungs):
+            values = [float(found[rung]["correct"]) for rung in rungs]
+            first = found[rungs[0]]
+            clusters[seed, first["bridge"] or question].append(
+                (first["level"], values[0] - (values[1] if values[1:] else 0))
+            )
+    pools = list(clusters.values())
+    rng = random.Random(0)
+    draws = sorted(mean([rng.choice(pools) for _ in pools], levels) for _ in range(2000))
+    interval = [round(100 * draws[49], 1), round(100 * draws[1949], 1)]
+    return 100 * mean(pools, levels), interval
+
+
+def mean(pools: list[list[tuple[str, float]]], levels: tuple[str, ...] | None) -> float:
+    values = [pair for pool in pools for pair in pool]
+    if levels is None:
+        return sum(value for _, value in values) / len(values)
+    by_level = [[value for level, value in values if level == wanted] for wanted in levels]
+    shares = [sum(found) / len(found) for found in by_level if found]
+    return sum(shares) / len(shares)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The command line as a user types it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from skillcompose.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_importing_and_help_load_no_torch() -> None:
+    code = "import sys, skillcompose, skillcompose.cli; assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_checks(recipe: Path) -> None:
+    code, out, err = invoke("check", str(recipe))
+    assert (code, err) == (0, ""), err
+    assert out.endswith("ok\n")
+
+
+def test_six_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> None:
+    text = (ROOT / "recipes/quickstart.yaml").read_text()
+    for right, wrong in (
+        ("model: builtin:smollm2-135m-instruct", "model: builtin:smollm2-135m"),
+        ("search: hybrid", "search: hybird"),
+        ("  k: 3", "  kk: 3"),
+        ("max_steps: ", "max_stepz: "),
+        ("lora_alpha: 64", "lora_alfa: 64"),
+        ("  contextual_rows: 300", "  contextual_rows: -3"),
+        ("../examples/debian", str(ROOT / "examples/debian")),
+    ):
+        assert right in text, right
+        text = text.replace(right, wrong, 1)
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text(text)
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "skillcompose", "train", str(recipe), "--run", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - begin < 3  # one second on an idle machine
+    assert done.returncode == 1
+    for expected in (
+        "did you mean 'builtin:smollm2-135m-instruct'",
+        "did you mean 'hybrid'",
+        "did you mean 'max_steps'",
+        "did you mean 'lora_alpha'",
+        "index.kk",
+        "questions.contextual_rows",
+    ):
+        assert expected in done.stderr, done.stderr
+    assert "6 problems" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_columns_and_paths_are_named_with_the_nearest(tmp_path: Path) -> None:
+    text = (ROOT / "recipes/quickstart.yaml").read_text().replace("../examples/debian", str(ROOT / "examples/debian"))
+    text = text.replace("column: maintainer", "column: maintaner").replace(
+        "described_as > maintainer", "describedas > maintainer"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    code, _, err = invoke("check", str(tmp_path / "r.yaml"))
+    assert code == 1
+    assert "did you mean 'maintainer'" in err and "did you mean 'described_as'" in err
+
+
+def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> None:
+    for arguments in (["ask", str(tmp_path), "x"], ["eval", str(tmp_path)], ["check", str(tmp_path / "no.yaml")]):
+        code, _, err = invoke(*arguments)
+        assert code == 1
+        assert err.startswith("Error: ") and "Traceback" not in err
+
+
+def test_ask_eval_and_report_print_what_a_program_can_read(finished_run: Path) -> None:
+    code, out, _ = invoke("ask", str(finished_run), "What is the size of brol?", "--json")
+    assert code == 0
+    assert {"text", "hops", "passages", "prompt", "completion"} <= set(json.loads(out))
+    code, out, _ = invoke("ask", str(finished_run), "What is the size of brol?", "--show-passages")
+    assert code == 0 and "[1]" in out
+    code, out, _ = invoke("eval", str(finished_run), "--json")
+    assert "composed" in json.loads(out)
+    code, out, _ = invoke("eval", str(finished_run))
+    assert "composed (GRPO)" in out and "report.html" in out
+    code, out, _ = invoke("report", str(finished_run))
+    assert Path(out.strip()).is_file()
+
+
+def test_init_writes_a_project_that_checks_and_plans(tmp_path: Path) -> None:
+    code, out, _ = invoke("init", str(tmp_path / "mine"))
+    assert code == 0
+    recipe = out.strip()
+    assert invoke("check", recipe)[0] == 0
+    code, out, _ = invoke("plan", recipe, "--run", str(tmp_path / "run"))
+    assert code == 0 and out.count("run ") >= 7
+    code, _, err = invoke("init", str(tmp_path / "mine"))
+    assert code == 1 and "not empty" in err

@@ -1,0 +1,153 @@
+"""Numerics as properties: the merge is the sum, shared prefixes change nothing, the reward cannot be gamed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from skillcompose.composition.merge import merge_adapters
+from skillcompose.composition.rewards import exact_match_reward
+from skillcompose.composition.shared_prefix import score
+from skillcompose.errors import AdapterError
+from skillcompose.generation import Sampling, answer_texts, generate
+from skillcompose.models import load_adapter, load_base, using
+from skillcompose.types import read_json, write_json
+
+TARGETS = ["q_proj", "down_proj"]
+
+
+def make_adapter(base: Path, folder: Path, seed: int, **settings) -> None:
+    torch.manual_seed(seed)
+    model = get_peft_model(load_base(str(base)), LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder)
+
+
+def logits(model, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def deltas(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {
+        name.removesuffix(".lora_A.default.weight"): model.get_submodule(
+            name.removesuffix(".lora_A.default.weight")
+        ).get_delta_weight("default")
+        for name, _ in model.named_parameters()
+        if name.endswith(".lora_A.default.weight")
+    }
+
+
+def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_scales_and_targets(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
+    make_adapter(tiny_model, tmp_path / "b", 2, r=6, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "v_proj"])
+    merge_adapters([tmp_path / "a", tmp_path / "b"], [1.0, -0.5], tmp_path / "sum")
+    merged = deltas(load_adapter(load_base(str(tiny_model)), tmp_path / "sum"))
+    one = deltas(load_adapter(load_base(str(tiny_model)), tmp_path / "a"))
+    two = deltas(load_adapter(load_base(str(tiny_model)), tmp_path / "b"))
+    assert set(merged) == set(one) | set(two)
+    for name, value in merged.items():
+        expected = one.get(name, torch.zeros_like(value)) - 0.5 * two.get(name, torch.zeros_like(value))
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_adapter_merged_alone_is_itself(tiny_model: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
+    merge_adapters([tmp_path / "a"], [1.0], tmp_path / "same")
+    ids = torch.randint(1, 200, (2, 9))
+    before = logits(load_adapter(load_base(str(tiny_model)), tmp_path / "a"), ids)
+    torch.testing.assert_close(logits(load_adapter(load_base(str(tiny_model)), tmp_path / "same"), ids), before)
+
+
+def test_adapters_that_no_sum_is_exact_for_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "dora", 1, r=4, use_dora=True, target_modules=TARGETS)
+    with pytest.raises(AdapterError, match="use_dora"):
+        merge_adapters([tmp_path / "dora"], [1.0], tmp_path / "sum")
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, target_modules=TARGETS)
+    make_adapter(tiny_model, tmp_path / "b", 1, r=4, target_modules=TARGETS)
+    config = read_json(tmp_path / "b" / "adapter_config.json")
+    write_json(tmp_path / "b" / "adapter_config.json", config | {"base_model_name_or_path": "another"})
+    with pytest.raises(AdapterError, match="different base models"):
+        merge_adapters([tmp_path / "a", tmp_path / "b"], [1.0, 1.0], tmp_path / "sum")
+    with pytest.raises(AdapterError, match="not a LoRA adapter"):
+        merge_adapters([tmp_path / "nothing"], [1.0], tmp_path / "sum")
+
+
+def test_using_an_adapter_merges_it_and_puts_the_old_weights_back(tiny_model: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
+    model = load_adapter(load_base(str(tiny_model)), tmp_path / "a", "skill")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    ids = torch.randint(1, 200, (2, 9))
+    plain = logits(model, ids)
+    with using(model, "skill"):
+        torch.testing.assert_close(logits(model, ids), plain, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    with using(model, None):
+        torch.testing.assert_close(logits(model, ids), logits(load_base(str(tiny_model)), ids))
+
+
+def test_greedy_decoding_equals_transformers(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    prompts = [f"Question: What is the size of {name}?\nAnswer:\n" for name in ("brol", "a much longer name", "fenk")]
+    tokenizer.padding_side = "left"
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    rows = model.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=20, do_sample=False
+    )
+    expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
+    assert answer_texts(model, tokenizer, prompts, 20) == [text.strip() for text in expected]
+
+
+def test_sampled_groups_have_the_asked_size_and_follow_the_seed(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?")]
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        draws.append(generate(model, tokenizer, prompts, 3, Sampling(12, 1.0)))
+    assert draws[0] == draws[1]
+    assert len(draws[0]) == 6
+    assert len({tuple(row) for row in draws[0][:3]}) > 1
+
+
+def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(0)
+    prompts = torch.randint(1, 200, (2, 7)).repeat_interleave(3, 0)
+    completions = torch.randint(1, 200, (6, 5))
+    ids, mask = torch.cat([prompts, completions], 1), torch.ones(6, 12, dtype=torch.long)
+    mask[:3, :2] = 0  # the first prompt is left-padded
+    mask[1, 10:] = 0  # a completion ended early
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def gradient(logps: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        (logps * mask[:, 7:]).sum().backward()
+        return model.model.layers[0].mlp.down_proj.weight.grad.clone()
+
+    logs = torch.log_softmax(model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.float() / 0.7, -1)
+    plain = logs[:, 6:-1].gather(-1, completions[..., None])[..., 0]
+    shared, entropies = score(model, 0.7, ids=ids, mask=mask, keep=5, rows=6, entropy=True)
+    kept = mask[:, 7:].bool()
+    torch.testing.assert_close(shared[kept], plain[kept], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropies[kept], -(logs.exp() * logs).sum(-1)[:, 6:-1][kept], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
+    single, _ = score(model, 0.7, ids=ids[:, :8], mask=mask[:, :8], keep=1, rows=6, entropy=False)
+    torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:
+    logged: dict[str, float] = {}
+    texts = ["It is x.\nSo: Ann Lee", "So: a\nSo: Ann Lee", "Ann Lee", "So: ann lee.", "So: Bo"]
+    answers = [["Ann Lee"]] * 5
+    rewards = exact_match_reward(texts, answers=answers, log_metric=logged.__setitem__)
+    assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert logged["unreadable"] == pytest.approx(0.4)
+    long = [[1] * 42, [1] * 41]
+    assert exact_match_reward(["So: Ann Lee"] * 2, answers=answers[:2], completion_ids=long) == [0.0, 1.0]

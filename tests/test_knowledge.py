@@ -1,0 +1,137 @@
+"""Documents and tables to passages, facts, an index, and questions."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+import skillcompose
+from skillcompose.errors import KnowledgeBaseError, RunError
+from skillcompose.facts import extract
+from skillcompose.index import Retriever, compile_passages
+from skillcompose.metrics import bootstrap, exact_match, lenient_match
+from skillcompose.passages.markdown import read_document, split
+from skillcompose.prompts import completion, final_answer, mentions, prompt
+from skillcompose.questions.atomic import invent
+from skillcompose.types import Passage, Skill
+
+
+def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
+    text = "Intro.\n\n# Team\n\n## Ann\n\nOwns it.\n\n```\n# not a heading\n```\n\n## Bo\n\nHelps."
+    passages = read_document(text, "docs/people.md", 50)
+    assert [(p.title, p.position) for p in passages] == [
+        ("people", "people"),
+        ("Ann", "Team > Ann"),
+        ("Bo", "Team > Bo"),
+    ]
+    assert "# not a heading" in passages[1].text
+
+
+def test_long_sections_are_cut_at_paragraphs_then_sentences_then_words() -> None:
+    assert split("a b c\n\nd e f", 3) == ["a b c", "d e f"]
+    assert split("One two three. Four five six.", 3) == ["One two three.", "Four five six."]
+    assert split("a b c d e", 2) == ["a b", "c d", "e"]
+
+
+def test_unreadable_files_are_counted_and_an_empty_folder_is_an_error(tmp_path: Path, recipe_file: Path) -> None:
+    for name in ("empty", "mixed"):
+        (tmp_path / name).mkdir()
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    empty = recipe.model_copy(update={"knowledge_base": str(tmp_path / "empty")})
+    with pytest.raises(KnowledgeBaseError, match="holds no"):
+        skillcompose.train(empty, tmp_path / "run", until="passages")
+    (tmp_path / "mixed" / "a.md").write_text("Text.")
+    (tmp_path / "mixed" / "b.md").write_bytes(b"\xff\xfe\x00broken")
+    (tmp_path / "mixed" / "c.pdf").write_bytes(b"%PDF")
+    mixed = recipe.model_copy(update={"knowledge_base": str(tmp_path / "mixed")})
+    run = skillcompose.train(mixed, tmp_path / "run", until="passages")
+    report = json.loads((run.stage("passages") / "passages.report.json").read_text())
+    assert report["documents"] == 1
+    assert set(report["unread"]) == {"b.md", "c.pdf"}
+
+
+def test_facts_are_placed_by_their_relation_and_ambiguous_subjects_are_counted(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    facts, dropped = extract(recipe)
+    sizes = [f for f in facts if f.relation == "size"]
+    assert len(sizes) == 12 and all(f.skill is Skill.PARAMETRIC for f in sizes)
+    kinds = [f for f in facts if f.relation == "kind"]
+    assert all(f.object == f.key and f.skill is Skill.CONTEXTUAL for f in kinds)
+    assert dropped["needs: empty cell"] > 0
+    text = recipe_file.read_text().replace("column: size", "column: size\n      reversed: true")
+    (tmp_path / "r.yaml").write_text(text)
+    _, dropped = extract(skillcompose.Recipe.from_yaml(tmp_path / "r.yaml"))
+    assert dropped["size: several objects for one subject"] == 12
+
+
+def test_passages_that_state_a_weights_fact_are_removed(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    facts, _ = extract(recipe)
+    leak = Passage("1", "Notes", "brol belongs to Ann Lee, they say.", "n.md", "Notes")
+    fine = Passage("2", "brol", "brol is a program.", "n.md", "brol")
+    compiled, removed = compile_passages([leak, fine], facts, recipe)
+    assert set(removed) == {"1"} and "owner:brol" in removed["1"]
+    own = next(p for p in compiled if p.title == "brol")
+    assert "brol is the red clock program." in own.text
+    everything, _ = compile_passages([leak, fine], facts, recipe, everything=True)
+    assert any("The owner of brol is Ann Lee." in p.text for p in everything)
+
+
+def test_search_finds_the_passage_and_a_changed_index_is_refused(tmp_path: Path, embedder: Path) -> None:
+    passages = [
+        Passage(str(i), f"t{i}", text, "d.md", "x") for i, text in enumerate(["red clock", "blue oven", "red oven"])
+    ]
+    for mode in ("dense", "hybrid"):
+        retriever = Retriever.build(passages, str(embedder), mode)
+        assert retriever.search(["blue oven"], 2)[0][0].passage.id == "1"
+        assert len(retriever.search(["?"], 9)[0]) == 3
+        assert retriever.search([], 2) == []
+    retriever.save(tmp_path, str(embedder))
+    assert Retriever.load(tmp_path).search(["red clock"], 1)[0][0].passage.id == "0"
+    with (tmp_path / "index.faiss").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(RunError, match="not the index that was built"):
+        Retriever.load(tmp_path)
+
+
+def test_the_prompt_is_this_text() -> None:
+    passage = Passage("1", "abook", "abook is  an\naddress book.", "mail.md", "mail > abook")
+    assert prompt("Who?", [passage]) == "[1] abook: abook is an address book.\n\nQuestion: Who?\nAnswer:\n"
+    assert prompt("Who?") == "Question: Who?\nAnswer:\n"
+    assert completion(["It is abook."], "Ann") == "It is abook.\nSo: Ann"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("x\nSo: Ann", "Ann"), ("So: a\nSo: b", None), ("So: a\nmore", None), ("none", None), ("So:", None), ("", None)],
+)
+def test_the_final_line_is_read_or_nothing_is(text: str, answer: str | None) -> None:
+    assert final_answer(text) == answer
+
+
+def test_answers_compare_normalised() -> None:
+    assert exact_match("So: JOSÉ  Díaz.", ["José Díaz"])
+    assert not exact_match("So: Jose", ["José"])
+    assert lenient_match("It is 3.0.5", ["It is 3.0.5"]) and not exact_match("3.0.5", ["3.0.5"])
+    assert not lenient_match("", ["x"])
+    assert mentions("version 3.0.5, they say", "3.0.5") and not mentions("version 13.0.5", "3.0.5")
+    assert not mentions("version 3.0.5", "3.0")
+
+
+def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
+    rename = invent(["git-annex", "Ann Lee"], random.Random(1))
+    text = rename("git-annex is by Ann Lee, not git. Git-Annex!")
+    assert "git-annex" not in text.lower() and "Ann" not in text and "not git." in text
+    assert rename("git-annex").count("-") == 1
+    assert invent(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
+
+
+def test_bootstrap_resamples_clusters() -> None:
+    assert bootstrap([], []) == (0.0, 0.0)
+    low, high = bootstrap([1.0, 0.0] * 20, [str(i) for i in range(40)])
+    assert 0.3 < low < 0.5 < high < 0.7
+    clustered = bootstrap([1.0] * 20 + [0.0] * 20, ["a"] * 20 + ["b"] * 20)
+    assert clustered == (0.0, 1.0)

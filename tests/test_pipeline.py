@@ -1,0 +1,119 @@
+"""The whole pipeline on a tiny world: what it writes, what it skips, and that a kill changes nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import skillcompose
+from skillcompose.errors import MasteryError, RunError
+from skillcompose.run import STAGE_NAMES, Run
+from skillcompose.types import Question, Skill, read_jsonl
+
+TRAIN = [sys.executable, "-m", "skillcompose", "train", "--allow-unmastered"]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_stage_finishes_and_leaves_no_scratch(finished_run: Path) -> None:
+    run = Run.open(finished_run)
+    for name in STAGE_NAMES:
+        assert run.record(name), name
+        assert not (run.stage(name) / "work").exists()
+    metrics = json.loads((run.stage("evaluation") / "metrics.json").read_text())
+    assert {"base_passages", "start", "composed", "full_rag_untuned", "floor_majority"} <= set(metrics)
+    assert "<svg" in (run.stage("evaluation") / "report.html").read_text()
+
+
+def test_second_train_skips_everything_with_a_reason(finished_run: Path, recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    steps = skillcompose.plan(recipe, finished_run)
+    assert [step.runs for step in steps] == [False] * 7
+    assert all("up to date" in step.reason for step in steps)
+
+
+def test_a_changed_setting_reruns_its_stage_only(finished_run: Path, recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"evaluation.ladder": 3})
+    runs = {step.name for step in skillcompose.plan(recipe, finished_run) if step.runs}
+    assert runs == {"evaluation"}
+    gate = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.mastery.parametric": [0.1, 0.1]})
+    assert not any(step.runs for step in skillcompose.plan(gate, finished_run))
+
+
+def test_weights_facts_are_in_no_passage_and_test_bridges_in_no_training_question(finished_run: Path) -> None:
+    run = Run.open(finished_run)
+    facts = lines(run.stage("facts") / "facts.jsonl")
+    passages = lines(run.stage("index") / "passages.jsonl")
+    for fact in facts:
+        if fact["skill"] == Skill.PARAMETRIC and fact["relation"] == "owner":
+            assert not any(fact["object"] in p["text"] for p in passages)
+    folder = run.stage("questions")
+    split = {s: read_jsonl(folder / f"complementary.{s}.jsonl", Question) for s in ("train", "validation", "test")}
+    trained = {q.bridge for s in ("train", "validation") for q in split[s]}
+    assert not trained & {q.bridge for q in split["test"] if not q.seen}
+    subjects = {s: {q.fact_ids[0] for q in split[s]} for s in split}
+    assert not subjects["train"] & (subjects["validation"] | subjects["test"])
+    used = {fact_id for s in split for q in split[s] for fact_id in q.fact_ids}
+    rows = read_jsonl(folder / "contextual.train.jsonl", Question)
+    assert not used & {fact_id for row in rows for fact_id in row.fact_ids}
+    assert any(row.answers == ("not in the passages",) for row in rows)
+
+
+def test_the_mastery_gate_stops_the_run_says_what_to_change_and_retrains_nothing(
+    tmp_path: Path, recipe_file: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    stage = tmp_path / "run" / "05-adapters"
+    record = json.loads((stage / "stage.json").read_text())
+    (stage / "stage.json").unlink()
+    (stage / "started.json").write_text(json.dumps({"key": record["key"]}))
+    before = (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.mastery.parametric": [1.0, 1.0]})
+    with pytest.raises(MasteryError, match=r"parametric, 1 hop: .* points below the gate of 100%\. Try more epochs"):
+        skillcompose.train(recipe, tmp_path / "run", until="adapters")
+    assert not (stage / "stage.json").exists()
+    skillcompose.train(recipe, tmp_path / "run", until="adapters", allow_unmastered=True)
+    assert (stage / "stage.json").exists()
+    assert (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_killed_runs_end_with_the_same_predictions(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:
+    """SIGKILL inside GRPO, after the first checkpoint: the next `train` goes on and the predictions are the same."""
+    folder = tmp_path / "run"
+    command = [*TRAIN, str(recipe_file), "--run", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    mark = folder / "06-composition" / "work" / "grpo" / "checkpoint-1" / "complete"
+    deadline = time.monotonic() + 240
+    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "06-composition" / "stage.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "[5/7] adapters: skipped" in done.stderr
+    name = "07-evaluation/predictions.jsonl"
+    assert (folder / name).read_text() == (finished_run / name).read_text()
+
+
+def test_a_locked_run_is_refused(tmp_path: Path, recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    with Run(tmp_path).lock(), pytest.raises(RunError, match="another process is training"):
+        skillcompose.train(recipe, tmp_path)
+
+
+def test_policy_answers_with_hops_and_citations(finished_run: Path) -> None:
+    answer = skillcompose.Policy.from_run(finished_run).answer("What is the size of the red clock program?")
+    assert answer.prompt.endswith("Answer:\n")
+    assert len(answer.passages) == 2
+    assert answer.passages[0].passage.source
+    assert answer.completion

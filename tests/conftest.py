@@ -56,7 +56,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> 
     """Every word a fixed random vector: enough to find a passage by its words."""
     import numpy as np
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))

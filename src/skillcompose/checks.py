@@ -51,7 +51,7 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
     return [name for name in fields if name != "source"]
 
 
-def explain(error: ValidationError, data: dict[str, Any]) -> list[tuple[str, str]]:
+def explain(error: ValidationError, data: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
     problems = []
     for item in error.errors():
         loc, kind = item["loc"], item["type"]
@@ -65,6 +65,8 @@ def explain(error: ValidationError, data: dict[str, Any]) -> list[tuple[str, str
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
         problems.append((".".join(map(str, loc)), message))
+    index = data.get("index")
+    problems += _check_models(data.get("model"), index.get("embedder") if isinstance(index, dict) else None, beside)
     # The library settings are checked even when the typed part is wrong: all problems at once.
     for place, kind in LIBRARY_SETTINGS.items():
         found: Any = data
@@ -137,7 +139,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         for part in place.split("."):
             found = getattr(found, part)
         problems += _check_settings(place, kind, found)
-    problems += _check_models(recipe)
+    problems += _check_models(recipe.model, recipe.index.embedder, recipe.source.parent)
     columns: dict[str, list[str]] = {}
     if not recipe.folder.is_dir():
         problems.append(("knowledge_base", f"{recipe.knowledge_base!r} is not a folder beside the recipe"))
@@ -191,12 +193,14 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     return problems
 
 
-def _check_models(recipe: Recipe) -> list[tuple[str, str]]:
+def _check_models(model: Any, embedder: Any, beside: Path) -> list[tuple[str, str]]:
     problems = []
-    for place, name in (("model", recipe.model), ("index.embedder", recipe.index.embedder)):
+    for place, name in (("model", model), ("index.embedder", embedder)):
+        if not isinstance(name, str):
+            continue
         if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:
             valid = [f"builtin:{known}" for known in BUILTIN]
             problems.append((place, f"no built-in model {name!r}" + _nearest(name, valid)))
-        elif name.startswith((".", "/", "~")) and not (recipe.source.parent / Path(name).expanduser()).is_dir():
+        elif name.startswith((".", "/", "~")) and not (beside / Path(name).expanduser()).is_dir():
             problems.append((place, f"no model folder {name!r}"))
     return problems

@@ -1,6 +1,7 @@
 """Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate."""
 
 import random
+from typing import Any
 
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.sft import Row, train_adapter
@@ -41,7 +42,7 @@ def run(work: Work) -> None:
             lora=settings.lora,
         )
     model = load_base(base)
-    results = {}
+    results: dict[str, Any] = {}
     for skill in ATOMIC:
         model = load_adapter(model, work.folder / skill, skill)
     gate = work.recipe.adapters.mastery

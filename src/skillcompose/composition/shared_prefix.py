@@ -37,6 +37,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def __init__(self, *args: Any, replay: Any = None, rollouts: Path | None = None, **kwargs: Any) -> None:
         super().__init__(*args, rollout_func=self._rollout, **kwargs)
         self.replay = replay
+        self._buffered_inputs: Any = None
         self.rollouts = rollouts
         base = self.model.get_base_model()
         self.shared = base.config.model_type in SHARED

@@ -168,7 +168,7 @@ def _training_rows(
         reference = rng.choice(references_of_split(references(walk[0].relation, recipe), "train"))
         rows.append(ask(walk, wording, reference, number, Skill.CONTEXTUAL, recipe))
     found = retriever.search([row.text for row in rows], DISTRACTORS)
-    finished = []
+    finished: list[Question] = []
     for row, walk, hits in zip(rows, chosen, found, strict=True):
         gold = shown[normalise(walk[0].key)]
         others = [h.passage for h in hits if h.passage.id != gold.id and normalise(h.passage.title) not in secret]

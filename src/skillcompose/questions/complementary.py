@@ -40,13 +40,15 @@ def complementary_questions(
     tested = set(rng.sample(subjects, round(len(subjects) * SEEN_TEST_SHARE)))
     proof = Proof(facts, recipe, retriever)
     splits: Splits = {"train": [], "validation": [], "test": []}
-    for split, names in paths.items():
-        for name in names:
-            chosen = [
-                walk
-                for walk in walks.get(name, [])
-                if split == _split_of(walk, split == "validation", unseen, validation, tested)
-            ]
+    taken: set[str] = set()
+    for split in ("test", "validation", "train"):
+        for name in paths[split]:
+            # A validation path that is no training path may ask about every bridge that is not unseen.
+            free = split == "validation" and name not in paths["train"]
+            chosen = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
+            if split == "train":
+                chosen = [w for w in chosen if w[0].subject not in taken]
+            taken |= {w[0].subject for w in chosen}
             asked = [q for walk in chosen for q in _questions(walk, split, recipe, rng)]
             splits[split] += proof.keep(asked, dropped)
     seen = {q.bridge for q in splits["train"]}
@@ -70,12 +72,11 @@ def set_aside(facts: list[Fact], rng: random.Random) -> set[str]:
     return set(rng.sample(sorted(used), min(missing, len(used)))) if missing > 0 else set()
 
 
-def _split_of(walk: Walk, validates: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
+def _split_of(walk: Walk, any_bridge: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
     bridge, subject = walk[0].object, walk[0].subject
     if bridge in unseen:
         return "test"
-    # A validation path is no training path, so every bridge that is not unseen can validate.
-    if validates or bridge in validation:
+    if any_bridge or bridge in validation:
         return "validation"
     return "test" if subject in tested else "train"
 

@@ -1,0 +1,69 @@
+"""Every shipped recipe, and the project that `init` writes, goes through every stage at a tiny size."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skillcompose
+from skillcompose.run import STAGE_NAMES
+from skillcompose.starter import write_project
+from skillcompose.types import read_json
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "questions.contextual_rows": 8,
+    "adapters.parametric.lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
+    "adapters.contextual.lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
+    "adapters.parametric.sft.max_steps": 2,
+    "adapters.contextual.sft.max_steps": 2,
+    "adapters.mastery.questions": 2,
+    "composition.consolidation.rows": 8,
+    "composition.mastery.questions": 2,
+    "composition.grpo.max_steps": 1,
+    "composition.grpo.save_steps": 1,
+    "composition.grpo.gradient_accumulation_steps": 1,
+    "composition.grpo.max_completion_length": 8,
+    "composition.validate_steps": 1,
+    "evaluation": {"questions": 1, "ladder": 1, "atomic": 1},
+    "max_new_tokens": 8,
+}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "debian", "own-folder"])
+def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
+    path = write_project(tmp_path / "project") if name == "own-folder" else ROOT / "recipes" / f"{name}.yaml"
+    overrides = TINY | {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
+    if name == "debian":  # its table at full size gives the tiny model's long prompts too much to read
+        overrides["facts.tables"] = {"owners.csv": {"key": "package", "limit": 60}, "packages.csv": {"key": "package"}}
+    recipe = skillcompose.Recipe.from_yaml(path, overrides)
+    run = skillcompose.train(recipe, tmp_path / "run", allow_unmastered=True)
+    assert all(run.record(stage) for stage in STAGE_NAMES)
+    report = read_json(run.stage("questions") / "questions.report.json")
+    assert report["questions"]["complementary.test"] > 10
+    assert report["questions"]["contextual.test"] > 5
+
+
+def test_the_slice_is_rebuilt_from_its_source(tmp_path: Path) -> None:
+    """`debian_build.py` on a table of two packages: what it keeps, cleans and leaves out."""
+    shutil.copy(ROOT / "examples" / "debian_build.py", tmp_path)
+    (tmp_path / "debian").mkdir()
+    source = tmp_path / "source"
+    (source / "descriptions").mkdir(parents=True)
+    header = "package,version,section,maintainer,built_from_source,homepage,depends,recommends,suggests,tag_role,tag_interface"
+    rows = [
+        "abook,1:0.6.1~git2-2+b1,mail,Rhonda,,http://abook.org/,,,,program,text-mode",
+        "zzz,2.0-1,mail,Other,,https://www.elsewhere.net/x,abook,,,program,",
+    ]
+    (source / "packages.csv").write_text("\n".join([header, *rows]) + "\n")
+    (source / "descriptions" / "abook.md").write_text("# abook\n\nncurses address book application. Long text.\n")
+    (source / "descriptions" / "zzz.md").write_text("# zzz\n\nsleeps until the morning comes. More.\n")
+    done = subprocess.run([sys.executable, str(tmp_path / "debian_build.py"), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    owners = (tmp_path / "debian" / "owners.csv").read_text().splitlines()
+    assert "abook,Rhonda,0.6.1," in owners and "zzz,Other,2.0,elsewhere.net" in owners
+    packages = (tmp_path / "debian" / "packages.csv").read_text()
+    assert "abook,ncurses address book application,,," in packages
+    assert "zzz,sleeps until the morning comes,abook,," in packages

@@ -52,7 +52,8 @@ def test_the_slice_is_rebuilt_from_its_source(tmp_path: Path) -> None:
     (tmp_path / "debian").mkdir()
     source = tmp_path / "source"
     (source / "descriptions").mkdir(parents=True)
-    header = "package,version,section,maintainer,built_from_source,homepage,depends,recommends,suggests,tag_role,tag_interface"
+    header = "package,version,section,maintainer,built_from_source,homepage,depends,recommends,suggests"
+    header += ",tag_role,tag_interface"
     rows = [
         "abook,1:0.6.1~git2-2+b1,mail,Rhonda,,http://abook.org/,,,,program,text-mode",
         "zzz,2.0-1,mail,Other,,https://www.elsewhere.net/x,abook,,,program,",
@@ -60,7 +61,8 @@ def test_the_slice_is_rebuilt_from_its_source(tmp_path: Path) -> None:
     (source / "packages.csv").write_text("\n".join([header, *rows]) + "\n")
     (source / "descriptions" / "abook.md").write_text("# abook\n\nncurses address book application. Long text.\n")
     (source / "descriptions" / "zzz.md").write_text("# zzz\n\nsleeps until the morning comes. More.\n")
-    done = subprocess.run([sys.executable, str(tmp_path / "debian_build.py"), str(source)], capture_output=True, text=True)
+    command = [sys.executable, str(tmp_path / "debian_build.py"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     owners = (tmp_path / "debian" / "owners.csv").read_text().splitlines()
     assert "abook,Rhonda,0.6.1," in owners and "zzz,Other,2.0,elsewhere.net" in owners

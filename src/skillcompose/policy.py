@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.generation import answer_texts
@@ -40,7 +41,9 @@ class Policy:
         recipe = load_recipe(run)
         adapter = run.require("composition") / "composed"
         base = resolve(recipe.model, recipe.source.parent)
-        model = load_adapter(load_base(base), adapter).merge_and_unload()
+        model = load_adapter(load_base(base), adapter)
+        # Merged weights answer faster, but bf16 would round most of what RL learnt away.
+        model = model.merge_and_unload() if model.dtype == torch.float32 else model
         retriever = Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 

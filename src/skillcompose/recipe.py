@@ -73,7 +73,7 @@ class Questions(Section):
     """Further paths to test; every test also asks the training paths about unseen subjects."""
     unseen_bridges: float = Field(0.4, gt=0, lt=1)
     """Share of bridge entities that no complementary training or validation question passes through."""
-    profiles: int = Field(6, ge=0)
+    profiles: int = Field(2, ge=0)
     """Supervised rows for each subject of the weights that state all its facts, in another order each time."""
     contextual_rows: int = Field(600, ge=1)
     """Supervised rows of the contextual skill."""

@@ -14,7 +14,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill
 
 Splits = dict[str, list[Question]]
-CHAIN_WORDINGS = 2
+CHAIN_WORDINGS = 3
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 DISTRACTORS = 20
 

@@ -173,6 +173,7 @@ class Proof:
             return "the answer is in a passage about the subject or the bridge"
         if self.values.get((normalise(first.key), last.relation)) == normalise(answer) and first.key != question.bridge:
             return "it is the subject's own value"
-        if len(self.common[last.relation]) < 2:
-            return "every bridge has the same answer"
+        values = self.common[last.relation]
+        if 2 * values[normalise(answer)] > values.total():
+            return "most other bridges have the same answer"
         return None

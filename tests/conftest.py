@@ -11,6 +11,7 @@ import yaml
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ["brol", "dimpa", "fenk", "gorst", "hulda", "jasko", "kelmo", "lurin", "mosta", "nerik", "pulto", "quade"]
 OWNERS = ["Ann Lee", "Bo Kim", "Cy Ray"]
 THINGS = [
@@ -73,12 +74,14 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory, knowledge_base: Pat
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    words = [path.read_text() for path in knowledge_base.iterdir()]
+    # The shipped knowledge bases too: an answer about them must fit into the reward's 40 tokens.
+    shipped = [*(ROOT / "examples" / "debian").rglob("*.*"), *(ROOT / "src/skillcompose/starter/knowledge").iterdir()]
+    words = [path.read_text() for path in [*sorted(knowledge_base.iterdir()), *sorted(shipped)]]
     words += [
         "Question: What is the owner of it?\nAnswer:\nThe owner of it is Ann Lee.\nSo: Ann Lee\n[1] [2] [3] described"
     ] * 5
     trainer = trainers.BpeTrainer(
-        vocab_size=512,
+        vocab_size=6000,
         special_tokens=["<end>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

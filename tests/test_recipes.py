@@ -23,6 +23,7 @@ TINY = {
     "composition.consolidation.rows": 8,
     "composition.mastery.questions": 2,
     "composition.grpo.max_steps": 1,
+    "composition.grpo.warmup_steps": 0,
     "composition.grpo.save_steps": 1,
     "composition.grpo.gradient_accumulation_steps": 1,
     "composition.grpo.max_completion_length": 8,

@@ -20,7 +20,7 @@ TINY = {
     "adapters.parametric.sft.max_steps": 2,
     "adapters.contextual.sft.max_steps": 2,
     "adapters.mastery.questions": 2,
-    "composition.consolidation.rows": 8,
+    "composition.consolidation.rows": 24,
     "composition.mastery.questions": 2,
     "composition.grpo.max_steps": 1,
     "composition.grpo.warmup_steps": 0,

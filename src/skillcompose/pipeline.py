@@ -1,5 +1,6 @@
 """The stages in order, and `train`, which runs those that are missing or stale."""
 
+import gc
 import importlib
 import logging
 import time
@@ -177,6 +178,7 @@ def _run_stage(
         (run.stage(stage.name) / "started.json").unlink(missing_ok=True)
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
     folder = run.start(stage.name, step.key)
+    gc.collect()  # the last stage's trainer refers to itself and would keep its model
     begin = time.monotonic()
     try:
         stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))

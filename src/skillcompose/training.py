@@ -100,7 +100,9 @@ def check_trainable(model: PeftModel, stage: str) -> str:
 
 def check_moved(model: PeftModel, before: str, stage: str) -> None:
     if adapter_digest(model) == before:
-        raise _failed(stage, "the adapter did not change; the learning rate may be zero, or every reward equal")
+        raise _failed(
+            stage, "the adapter did not change: it needs a learning rate above zero and more steps than warm-up"
+        )
 
 
 def _failed(stage: str, message: str) -> TrainingError:

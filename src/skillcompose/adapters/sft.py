@@ -1,5 +1,6 @@
 """Supervised training of one adapter with TRL's SFTTrainer on plain prompt-completion rows."""
 
+import gc
 import random
 import time
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ def train_adapter(
     history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])
     write_json(folder / "timing.json", {"seconds": round(time.monotonic() - begin, 1), "tokens": tokens})
+    # Trainer and model refer to each other; the next base model would be loaded beside this one.
+    del trainer, model
+    gc.collect()
     write_json(folder / "training.json", {"rows": len(rows), "tokens": tokens, "history": history})
 
 

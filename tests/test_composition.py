@@ -1,5 +1,6 @@
 """Numerics as properties: the merge is the sum, shared prefixes change nothing, the reward cannot be gamed."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from skillcompose.adapters.packing import Group, Row, collate, packed
 from skillcompose.composition.merge import merge_adapters
+from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
 from skillcompose.generation import Sampling, answer_texts, generate
 from skillcompose.models import load_adapter, load_base, using
-from skillcompose.types import read_json, write_json
+from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -140,6 +143,43 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
     torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
     single, _ = score(model, 0.7, ids=ids[:, :8], mask=mask[:, :8], keep=1, rows=6, entropy=False)
     torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model)).requires_grad_(True), AutoTokenizer.from_pretrained(tiny_model)
+    block = "[1] brol: brol is red.\n[2] fenk: fenk is blue.\n\n"
+    rows = [
+        Row(f"{block}Question: Who?\nAnswer:\n", "Ann.\nSo: Ann", True),
+        Row("Question: What is it?\nAnswer:\n", "So: x", False),
+        Row(f"{block}Question: What is brol?\nAnswer:\n", "red", True),
+    ]
+
+    def loss_and_gradient(groups: list[Group]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = collate([packed(group, tokenizer) for group in groups])
+        model.zero_grad()
+        labels = batch.pop("labels")
+        logs = torch.log_softmax(model(**batch).logits, -1)[:, :-1]
+        wanted = labels[:, 1:]
+        loss = -(logs.gather(-1, wanted.clamp(min=0)[..., None])[..., 0] * (wanted >= 0)).sum()
+        loss.backward()
+        return loss.detach(), model.model.layers[0].mlp.down_proj.weight.grad.clone()
+
+    alone = [[row] for row in rows]
+    torch.testing.assert_close(loss_and_gradient([rows]), loss_and_gradient(alone), atol=1e-4, rtol=1e-4)
+    assert len(packed(rows, tokenizer)["input_ids"]) < sum(len(packed(g, tokenizer)["input_ids"]) for g in alone)
+
+
+def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: Path) -> None:
+    folder = finished_run / "04-questions"
+    mixture = Mixture({s: read_jsonl(folder / f"{s}.train.jsonl", Question) for s in Skill if s != "complementary"})
+    (block,) = mixture.blocks(8, random.Random(0))
+    assert len(block) == 8 and sum(row.reads for row in block) == 6
+    reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
+    assert len(reading) == 1
+    beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]
+    known = {f"Question: {q.text}\nAnswer:\n" for q in mixture.single + mixture.double}
+    assert len(known & set(beside)) == 2
+    assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
 
 
 def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from skillcompose.index import Retriever, compile_passages
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.markdown import read_document, split
 from skillcompose.prompts import completion, final_answer, mentions, prompt
-from skillcompose.questions.atomic import invent
-from skillcompose.types import Passage, Skill
+from skillcompose.questions.invention import Inventor
+from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
 
 
 def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
@@ -122,11 +123,24 @@ def test_answers_compare_normalised() -> None:
 
 
 def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
-    rename = invent(["git-annex", "Ann Lee"], random.Random(1))
+    inventor = Inventor(["git-annex", "Ann Lee", "postfix"])
+    rename = inventor.rename(["git-annex", "Ann Lee"], random.Random(1))
     text = rename("git-annex is by Ann Lee, not git. Git-Annex!")
-    assert "git-annex" not in text.lower() and "Ann" not in text and "not git." in text
-    assert rename("git-annex").count("-") == 1
-    assert invent(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
+    assert not mentions(text, "git-annex") and not mentions(text, "Ann") and "not git." in text
+    assert rename("git-annex").count("-") == 1 and rename("Ann Lee").istitle()
+    assert inventor.rename(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
+
+
+def test_reading_rows_ask_several_questions_about_the_same_invented_passages(finished_run: Path) -> None:
+    rows = read_jsonl(finished_run / "04-questions" / "contextual.train.jsonl", Question)
+    facts = read_jsonl(finished_run / "02-facts" / "facts.jsonl", Fact)
+    names = {fact.key for fact in facts}
+    assert max(Counter(row.passages for row in rows).values()) > 1
+    for row in rows:
+        titles = [p.title for p in row.passages]
+        assert not names & set(titles)
+        said = any(mentions(f"{p.title} {p.text}", row.answers[0]) for p in row.passages)
+        assert said == row.retrieved
 
 
 def test_bootstrap_resamples_clusters() -> None:

@@ -4,19 +4,14 @@ import random
 from typing import Any
 
 from skillcompose.adapters.mastery import check_mastery, measure
-from skillcompose.adapters.sft import Row, train_adapter
+from skillcompose.adapters.packing import by_passages
+from skillcompose.adapters.sft import train_adapter
 from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import Work
-from skillcompose.prompts import prompt
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
-__all__ = ["ATOMIC", "atomic_rows", "check_mastery", "measure", "run", "train_adapter"]
-
-
-def atomic_rows(questions: list[Question]) -> list[Row]:
-    """Prompt-completion rows; the parametric skill is taught closed book."""
-    return [Row(prompt(q.text, q.passages), q.completion) for q in questions]
+__all__ = ["ATOMIC", "check_mastery", "measure", "run", "train_adapter"]
 
 
 def run(work: Work) -> None:
@@ -26,13 +21,13 @@ def run(work: Work) -> None:
         folder = work.folder / skill
         if (folder / "training.json").is_file():
             continue  # finished before an interruption
-        rows = atomic_rows(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
-        random.Random(f"{skill} {work.recipe.seed}").shuffle(rows)
+        groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
+        random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
         settings = getattr(work.recipe.adapters, skill)
         train_adapter(
             base,
             tokenizer,
-            rows,
+            groups,
             folder,
             work.folder / "work" / skill,
             settings.sft,

@@ -3,7 +3,6 @@
 import gc
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from skillcompose.adapters.packing import Group, collate, packed
 from skillcompose.errors import TrainingError
 from skillcompose.models import load_adapter, load_base
 from skillcompose.progress import Progress
@@ -28,16 +28,10 @@ from skillcompose.types import write_json
 BUCKET_BATCHES = 8
 
 
-@dataclass(frozen=True)
-class Row:
-    prompt: str
-    completion: str
-
-
 def train_adapter(
     base: str,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[Row],
+    groups: list[Group],
     folder: Path,
     scratch: Path,
     settings: dict[str, Any],
@@ -58,7 +52,7 @@ def train_adapter(
     settings = dict(settings)
     settings.setdefault("save_steps", 50)
     batch = settings.get("per_device_train_batch_size", 8)
-    ordered = training_order(rows, int(settings.pop("num_train_epochs", 1)), batch, seed)
+    ordered = training_order(groups, int(settings.pop("num_train_epochs", 1)), batch, seed)
     model = load_base(base)
     if start is not None:
         model = load_adapter(model, start, trainable=True)
@@ -68,14 +62,16 @@ def train_adapter(
         num_train_epochs=1,
         max_length=None,
         train_sampling_strategy="sequential",
+        remove_unused_columns=False,
     )
     begin = time.monotonic()
     with head_on_labels_only():
         trainer = SFTTrainer(
             model,
             arguments,
-            train_dataset=Dataset.from_list([{"prompt": r.prompt, "completion": r.completion} for r in ordered]),
+            train_dataset=Dataset.from_list([packed(group, tokenizer) for group in ordered]),
             processing_class=tokenizer,
+            data_collator=collate,
             peft_config=None
             if start is not None
             else LoraConfig(**{"lora_dropout": 0.0} | (lora or {}), task_type="CAUSAL_LM"),
@@ -83,9 +79,7 @@ def train_adapter(
         )
         trainer.remove_callback(PrinterCallback)
         if len(trainer.train_dataset) != len(ordered):
-            raise TrainingError(
-                f"{len(ordered) - len(trainer.train_dataset)} of {len(ordered)} rows were dropped by TRL"
-            )
+            raise TrainingError(f"TRL dropped {len(ordered) - len(trainer.train_dataset)} of {len(ordered)} sequences")
         before = check_trainable(trainer.model, "adapters")
         trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
         check_moved(trainer.model, before, "adapters")
@@ -96,23 +90,23 @@ def train_adapter(
     # Trainer and model refer to each other; the next base model would be loaded beside this one.
     del trainer, model
     gc.collect()
-    write_json(folder / "training.json", {"rows": len(rows), "tokens": tokens, "history": history})
+    write_json(folder / "training.json", {"rows": sum(map(len, groups)), "tokens": tokens, "history": history})
 
 
-def training_order(rows: list[Row], epochs: int, batch: int, seed: int) -> list[Row]:
-    """All epochs' rows in the order of training: shuffled, then batches of similar length, then shuffled batches.
+def training_order(groups: list[Group], epochs: int, batch: int, seed: int) -> list[Group]:
+    """All epochs' groups in the order of training: shuffled, then batches of similar length, then shuffled batches.
 
     The order is fixed here, not by a sampler, so that a resumed run sees the same batches as an unbroken one.
     """
     rng = random.Random(f"order {seed}")
-    shuffled = [row for _ in range(epochs) for row in rng.sample(rows, len(rows))]
+    shuffled = [group for _ in range(epochs) for group in rng.sample(groups, len(groups))]
     size = batch * BUCKET_BATCHES
-    ordered: list[Row] = []
+    ordered: list[Group] = []
     for i in range(0, len(shuffled), size):
-        bucket = sorted(shuffled[i : i + size], key=lambda row: len(row.prompt) + len(row.completion))
+        bucket = sorted(shuffled[i : i + size], key=lambda group: sum(len(r.prompt) + len(r.completion) for r in group))
         # Only whole batches change places: a short one in the middle would shift every batch after it.
         whole = len(bucket) // batch * batch
         batches = [bucket[j : j + batch] for j in range(0, whole, batch)]
         rng.shuffle(batches)
-        ordered += [row for rows_ in batches for row in rows_] + bucket[whole:]
+        ordered += [group for groups_ in batches for group in groups_] + bucket[whole:]
     return ordered

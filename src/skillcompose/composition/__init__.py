@@ -7,12 +7,13 @@
 
 import random
 
-from skillcompose.adapters import ATOMIC, atomic_rows, check_mastery, measure, train_adapter
+from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
+from skillcompose.composition.mixture import Mixture
 from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import Work
-from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
+from skillcompose.types import Question, read_json, read_jsonl, write_json
 
 
 def run(work: Work) -> None:
@@ -23,11 +24,12 @@ def run(work: Work) -> None:
     atomic = {s: read_jsonl(work.read("questions") / f"{s}.train.jsonl", Question) for s in ATOMIC}
     start = work.folder / "start"
     if not (start / "training.json").is_file():
-        rows = atomic_rows(mixed(atomic, settings.consolidation.rows, recipe.seed))
+        rng = random.Random(f"consolidation {recipe.seed}")
+        blocks = Mixture(atomic).blocks(settings.consolidation.rows, rng)
         train_adapter(
             base,
             tokenizer,
-            rows,
+            blocks,
             start,
             work.folder / "work" / "start",
             settings.consolidation.sft,
@@ -46,15 +48,3 @@ def run(work: Work) -> None:
         del model
     check_mastery(read_json(work.folder / "mastery.json"), settings.mastery, "composition", work.allow_unmastered)
     train_grpo(work, base, tokenizer, atomic)
-
-
-def mixed(atomic: dict[Skill, list[Question]], count: int, seed: int) -> list[Question]:
-    """`count` rows, half of each skill, chains and single hops alternating, so that no skill drowns the other."""
-    rng = random.Random(f"consolidation {seed}")
-    chosen: list[Question] = []
-    for skill in ATOMIC:
-        for hops in (1, 2):
-            pool = [q for q in atomic[skill] if q.hops == hops] or atomic[skill]
-            chosen += rng.choices(pool, k=count // 4)
-    rng.shuffle(chosen)
-    return chosen

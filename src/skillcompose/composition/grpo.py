@@ -24,7 +24,8 @@ from transformers import (
 )
 from trl import GRPOConfig
 
-from skillcompose.adapters import atomic_rows
+from skillcompose.adapters.packing import Group
+from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
 from skillcompose.errors import TrainingError
@@ -57,7 +58,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic
         ),
         processing_class=tokenizer,
         callbacks=[Watch(work.progress, "GRPO"), validate],
-        replay=Replay(atomic, settings.replay.rows, settings.replay.weight, recipe.seed),
+        replay=Replay(Mixture(atomic), settings.replay.rows, settings.replay.weight, recipe.seed),
         rollouts=work.folder / "rollouts.jsonl",
     )
     trainer.remove_callback(PrinterCallback)
@@ -139,18 +140,13 @@ def check_reference(model: PeftModel) -> None:
 
 
 class Replay:
-    """Atomic rows for a step: half of each skill, half of those chains, drawn from the step's number alone."""
+    """Atomic rows for a step, drawn from the step's number alone."""
 
-    def __init__(self, atomic: dict[Skill, list[Question]], rows: int, weight: float, seed: int) -> None:
-        self.pools = [
-            [q for q in questions if q.hops == hops] or questions for questions in atomic.values() for hops in (1, 2)
-        ]
-        self.rows, self.weight, self.seed = rows, weight, seed
+    def __init__(self, mixture: Mixture, rows: int, weight: float, seed: int) -> None:
+        self.mixture, self.rows, self.weight, self.seed = mixture, rows, weight, seed
 
-    def at(self, step: int) -> list[tuple[str, str]]:
-        rng = random.Random(f"replay {self.seed} {step}")
-        chosen = [rng.choice(self.pools[i % len(self.pools)]) for i in range(self.rows)]
-        return [(row.prompt, row.completion) for row in atomic_rows(chosen)]
+    def at(self, step: int) -> list[Group]:
+        return self.mixture.blocks(self.rows, random.Random(f"replay {self.seed} {step}"))
 
 
 class Validate(TrainerCallback):

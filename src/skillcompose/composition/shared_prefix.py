@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from skillcompose.adapters.packing import IGNORED, collate, packed
 from skillcompose.generation import Sampling, generate
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
@@ -28,7 +29,7 @@ from skillcompose.training import head_on_labels_only
 
 logger = logging.getLogger(__name__)
 SHARED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
-REPLAY_ROWS = 4
+REPLAY_SEQUENCES = 2
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -121,25 +122,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
         TRL's fused head scores at the sampling temperature, so replay teaches the policy as it is sampled.
         """
-        rows = []
-        for text, completion in self.replay.at(self.state.global_step):
-            head = self.processing_class(text, add_special_tokens=False).input_ids
-            tail = self.processing_class(completion, add_special_tokens=False).input_ids
-            rows.append((head, [*tail, self.processing_class.eos_token_id]))
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        total = sum(len(tail) for _, tail in rows)
-        for i in range(0, len(rows), REPLAY_ROWS):
-            part = rows[i : i + REPLAY_ROWS]
-            width = max(len(head) + len(tail) for head, tail in part)
-            ids = torch.zeros(len(part), width, dtype=torch.long, device=self.accelerator.device)
-            labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-            for row, (head, tail) in enumerate(part):
-                length = len(head) + len(tail)
-                ids[row, :length] = torch.tensor(head + tail)
-                labels[row, len(head) : length] = torch.tensor(tail)
-                mask[row, :length] = 1
+        sequences = [packed(block, self.processing_class) for block in self.replay.at(self.state.global_step)]
+        total = sum(label != IGNORED for found in sequences for label in found["labels"])
+        for i in range(0, len(sequences), REPLAY_SEQUENCES):
+            batch = {n: t.to(self.accelerator.device) for n, t in collate(sequences[i : i + REPLAY_SEQUENCES]).items()}
             with head_on_labels_only():
-                out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+                out = model(**batch, use_cache=False, fused_lm_head=True)
             yield -self.replay.weight * out.log_probs.sum() / total
 
     def compute_loss(
@@ -185,7 +173,9 @@ def score(
     """
     logps, entropies = [], []
     for i in range(0, len(ids), rows):
-        part, seen = ids[i : i + rows], mask[i : i + rows]
+        # Equal samples of a group are computed once too.
+        part, back = torch.unique(torch.cat([ids[i : i + rows], mask[i : i + rows]], 1), dim=0, return_inverse=True)
+        part, seen = part.chunk(2, 1)
         width = part.size(1) - keep
         both = torch.cat([part[:, :width], seen[:, :width]], 1)
         unique, inverse = torch.unique(both, dim=0, return_inverse=True)
@@ -209,8 +199,8 @@ def score(
             ).last_hidden_state
             hidden = torch.cat([hidden, states], 1)
         logs = torch.log_softmax(model.lm_head(hidden).float() / temperature, -1)
-        logps.append(logs.gather(-1, completions[..., None])[..., 0])
+        logps.append(logs.gather(-1, completions[..., None])[..., 0][back])
         if entropy:
             with torch.no_grad():
-                entropies.append(-(logs.exp() * logs).sum(-1))
+                entropies.append(-(logs.exp() * logs).sum(-1)[back])
     return torch.cat(logps), torch.cat(entropies) if entropy else None

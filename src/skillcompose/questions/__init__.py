@@ -13,8 +13,9 @@ from skillcompose.index import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
-from skillcompose.questions.atomic import contextual_questions, parametric_questions
 from skillcompose.questions.complementary import complementary_questions
+from skillcompose.questions.contextual import contextual_questions
+from skillcompose.questions.parametric import parametric_questions
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json, write_jsonl
 

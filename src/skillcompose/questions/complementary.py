@@ -12,7 +12,8 @@ from dataclasses import replace
 from skillcompose.index import Retriever
 from skillcompose.models import load_tokenizer, resolve
 from skillcompose.prompts import MAX_ANSWER_TOKENS, mentions, normalise
-from skillcompose.questions.atomic import Splits, ask, with_passages
+from skillcompose.questions.contextual import with_passages
+from skillcompose.questions.walks import Splits, ask
 from skillcompose.questions.wordings import of_split, questions, references, references_of_split
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.types import Fact, Level, Question, Skill

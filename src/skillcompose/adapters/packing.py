@@ -1,0 +1,86 @@
+"""Rows as token sequences in which a shared prompt prefix (the passages) stands once.
+
+Four questions about the same passages cost as much as two rows, and nothing changes: each row attends to the prefix
+and to itself only, at the positions that it would have alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from skillcompose.prompts import prompt
+from skillcompose.types import Question
+
+IGNORED = -100
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    prompt: str
+    completion: str
+    reads: bool
+    """Whether the prompt begins with passages."""
+
+
+Group = list[Row]
+"""Rows of one sequence. Those that read share their passages; the others stand there to save padding."""
+
+
+def group(questions: Iterable[Question]) -> Group:
+    return [Row(prompt(q.text, q.passages), q.completion, bool(q.passages)) for q in questions]
+
+
+def by_passages(questions: Iterable[Question]) -> list[Group]:
+    """Questions about the same passages together, one closed book alone; in the order in which they first occur."""
+    found: dict[Any, list[Question]] = {}
+    for number, question in enumerate(questions):
+        found.setdefault(question.passages or number, []).append(question)
+    return [group(together) for together in found.values()]
+
+
+def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """One sequence: the prefix that reading rows share (branch 0), then what each row adds to it.
+
+    `input_ids`, `labels` (completions with their end token; -100 elsewhere), `position_ids` and `branches` (positive
+    for rows that see the prefix, negative for those that do not), all of one length.
+    """
+    prompts = [tokenizer(row.prompt, add_special_tokens=False).input_ids for row in rows]
+    # A row's last prompt token predicts its completion, so it stays in the row's own branch.
+    columns = zip(*(ids[:-1] for ids, row in zip(prompts, rows, strict=True) if row.reads), strict=False)
+    prefix = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    ids, labels, positions, branches = prefix[:], [IGNORED] * len(prefix), [*range(len(prefix))], [0] * len(prefix)
+    for number, (head, row) in enumerate(zip(prompts, rows, strict=True), 2):
+        shared = len(prefix) if row.reads else 0
+        answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        ids += head[shared:] + answer
+        labels += [IGNORED] * (len(head) - shared) + answer
+        positions += range(shared, len(head) + len(answer))
+        branches += [number if row.reads else -number] * (len(head) - shared + len(answer))
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, "branches": branches}
+
+
+def collate(sequences: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Right-padded (B, T) tensors, and the mask (B, 1, T, T): a row sees itself and, if it reads, the prefix.
+
+    The model must take a custom 4D mask (`sdpa` and `eager` attention do).
+    """
+    width = max(len(found["input_ids"]) for found in sequences)
+
+    def padded(name: str, value: int) -> torch.Tensor:
+        return torch.tensor([[*found[name], *[value] * (width - len(found[name]))] for found in sequences])
+
+    branches = padded("branches", PADDING)
+    # Padding sees padding: a row of the mask without any True would become NaN.
+    seen = branches[:, :, None] == branches[:, None, :]
+    seen |= (branches > 0)[:, :, None] & (branches == 0)[:, None, :]
+    return {
+        "input_ids": padded("input_ids", 0),
+        "labels": padded("labels", IGNORED),
+        "position_ids": padded("position_ids", 0),
+        "attention_mask": (seen & torch.ones(width, width, dtype=torch.bool).tril())[:, None],
+    }

@@ -1,0 +1,150 @@
+"""Questions of the contextual skill: what the passages say."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from skillcompose.index import Retriever
+from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
+from skillcompose.questions.invention import Inventor
+from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
+from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.recipe import Recipe
+from skillcompose.types import Fact, Passage, Question, Skill
+
+DISTRACTORS = 20
+ROWS_PER_PASSAGES = 4
+"""Questions asked about the same passages: the trainer computes shared passages once."""
+Walk = list[Fact]
+
+
+def contextual_questions(
+    facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
+) -> Splits:
+    """Reading questions about facts that no complementary question uses, split by row."""
+    free = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
+    place = divide(sorted({fact.key for fact in free}), rng)
+    walks = [[fact] for fact in free] + [walk for walk in chains(free) if walk[0].key == walk[1].key]
+    held = {name: [walk for walk in walks if place[walk[0].key] == name] for name in SHARES}
+    splits: Splits = {split: [] for split in SHARES}
+    for split in ("validation", "test"):
+        asked = [_worded(walk, split, recipe, rng) for walk in held[split]]
+        splits[split] = with_passages(asked, facts, recipe, retriever)
+    splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever).make(rng)
+    return splits
+
+
+def with_passages(asked: list[Question], facts: list[Fact], recipe: Recipe, retriever: Retriever) -> list[Question]:
+    """The questions with what the index returns for them at the recipe's k, in its order."""
+    titles = {fact.id: normalise(fact.key) for fact in facts}
+    done = []
+    for question, found in zip(asked, retriever.search([q.text for q in asked], recipe.index.k), strict=True):
+        passages = tuple(hit.passage for hit in found)
+        hit = any(normalise(p.title) == titles[question.fact_ids[0]] for p in passages)
+        done.append(replace(question, passages=passages, retrieved=hit))
+    return done
+
+
+def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
+    number, wording = rng.choice(of_split(questions(walk[-1].relation, recipe), split))
+    reference = rng.choice(references_of_split(references(walk[0].relation, recipe), split))
+    return ask(walk, wording, reference, number, Skill.CONTEXTUAL, recipe)
+
+
+class _TrainingRows:
+    """Copies of the training rows' passages with invented names, new each time, and several questions about each set.
+
+    Passages that are retrieved together are asked about in turn, so that only the question tells which one counts.
+    """
+
+    def __init__(
+        self, walks: list[Walk], facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever
+    ) -> None:
+        self.recipe, self.retriever = recipe, retriever
+        self.walks: dict[str, list[Walk]] = defaultdict(list)
+        for walk in walks:
+            self.walks[normalise(walk[0].key)].append(walk)
+        index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
+        self.secret = {normalise(fact.key) for fact in index if fact.id in reserved}
+        self.shown = {normalise(p.title): p for p in retriever.passages}
+        self.names: dict[str, set[str]] = defaultdict(set)
+        for fact in index:
+            self.names[normalise(fact.key)] |= {fact.key, fact.object}
+        self.inventor = Inventor({name for names in self.names.values() for name in names})
+
+    def make(self, rng: random.Random) -> list[Question]:
+        count, k = self.recipe.questions.contextual_rows, self.recipe.index.k
+        single, double = ([w for found in self.walks.values() for w in found if len(w) == hops] for hops in (1, 2))
+        if not single:
+            return []
+        sets = -(-count // ROWS_PER_PASSAGES)
+        # Each set starts from a walk of two hops where there are any: reading a chain is the harder half of the skill.
+        anchors = rng.choices(double or single, k=sets)
+        asked = [_worded(walk, "train", self.recipe, rng) for walk in anchors]
+        found = self.retriever.search([question.text for question in asked], DISTRACTORS)
+        rows: list[Question] = []
+        for anchor, hits in zip(anchors, found, strict=True):
+            gold = self.shown[normalise(anchor[0].key)]
+            near = [hit.passage for hit in hits if self._may_distract(hit.passage, gold)]
+            passages = [gold, *near[: k - 1]]
+            rng.shuffle(passages)
+            elsewhere = [normalise(p.title) for p in near[k - 1 :]] or sorted(
+                self.walks.keys() - {normalise(p.title) for p in passages}
+            )
+            rows += self._rows(anchor, tuple(passages), elsewhere, len(rows), rng)
+        return rows[:count]
+
+    def _may_distract(self, passage: Passage, gold: Passage) -> bool:
+        """Only passages that may be asked about too: of training rows, and stating nothing reserved."""
+        title = normalise(passage.title)
+        return passage.id != gold.id and title in self.walks and title not in self.secret
+
+    def _rows(
+        self, anchor: Walk, passages: tuple[Passage, ...], elsewhere: list[str], number: int, rng: random.Random
+    ) -> Iterator[Question]:
+        titles = [normalise(p.title) for p in passages]
+        there = self._in_turn([walk for title in titles for walk in self.walks[title] if walk is not anchor], rng)
+        away = self._in_turn([walk for title in elsewhere for walk in self.walks[title]], rng)
+        here = iter([anchor, *(walk for walk in there if self._clear(walk, passages))])
+        absent = (walk for walk in away if self._clear(walk, passages))
+        chosen: list[tuple[Walk, bool]] = []
+        for _ in range(ROWS_PER_PASSAGES):
+            missing = rng.random() < self.recipe.questions.missing
+            walk = next(absent if missing else here, None)
+            if walk:
+                chosen.append((walk, missing))
+        named = {normalise(walk[0].key) for walk, _ in chosen} | set(titles)
+        rename = self.inventor.rename(
+            sorted({name for key in named for name in self.names[key]} | {p.title for p in passages}), rng
+        )
+        copies = tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in passages)
+        for i, (walk, missing) in enumerate(chosen):
+            row = _worded(walk, "train", self.recipe, rng)
+            yield replace(
+                row,
+                id=f"{row.id}:{number + i}",
+                text=rename(row.text),
+                answers=(NOT_IN_PASSAGES,) if missing else tuple(map(rename, row.answers)),
+                completion=ABSTENTION if missing else rename(row.completion),
+                passages=copies,
+                retrieved=not missing,
+            )
+
+    @staticmethod
+    def _in_turn(walks: list[Walk], rng: random.Random) -> list[Walk]:
+        """Shuffled, two hops and one in turn as long as there are both."""
+        rng.shuffle(walks)
+        double, single = [w for w in walks if len(w) == 2], [w for w in walks if len(w) == 1]
+        both = [walk for pair in zip(double, single, strict=False) for walk in pair]
+        return both + double[len(single) :] + single[len(double) :]
+
+    @staticmethod
+    def _clear(walk: Walk, passages: tuple[Passage, ...]) -> bool:
+        """No other passage states what the question names the row by (two rows can have the same description)."""
+        first = walk[0]
+        return first.subject == first.key or not any(
+            mentions(f"{p.title}\n{p.text}", first.subject)
+            for p in passages
+            if normalise(p.title) != normalise(first.key)
+        )

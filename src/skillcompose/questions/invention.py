@@ -1,0 +1,47 @@
+"""Invented names for training rows, so that nothing in them can be remembered."""
+
+import random
+import re
+from collections.abc import Callable, Iterable
+
+PART = re.compile(r"[^\W\d_]+|\d+")
+
+
+class Inventor:
+    """Makes names that look like the knowledge base's own: the front of one name's part, the back of another's.
+
+    Names of another kind (random letters) would teach to copy random letters; real ones are cut into other tokens.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.real = {part.casefold() for name in names for part in PART.findall(name)}
+        # Sorted, because the order of a set of strings changes from process to process.
+        self.pieces = sorted(part for part in self.real if part.isalpha() and len(part) > 2) or ["abode", "mirth"]
+
+    def rename(self, names: Iterable[str], rng: random.Random) -> Callable[[str], str]:
+        """A function that replaces these names, wherever they stand as whole words, by invented ones.
+
+        All names of a row must be given, distractors' too: one invented name among real ones would give the answer
+        away. Equal parts get equal inventions, so that `httpd-mod-a` and `httpd-mod-b` stay as easy to confuse as
+        they are.
+        """
+        parts: dict[str, str] = {}
+
+        def part(found: re.Match[str]) -> str:
+            old = found.group()
+            return parts.setdefault(old.casefold(), self._invent(old, rng))
+
+        table = {name.casefold(): PART.sub(part, name) for name in dict.fromkeys(names)}
+        pattern = re.compile(
+            r"(?<!\w)(" + "|".join(re.escape(n) for n in sorted(table, key=len, reverse=True)) + r")(?!\w)", re.I
+        )
+        return lambda text: pattern.sub(lambda found: table[found.group().casefold()], text)
+
+    def _invent(self, part: str, rng: random.Random) -> str:
+        if part.isdigit():
+            return str(rng.randrange(10 ** (len(part) - 1), 10 ** len(part)))
+        word = part.casefold()
+        while word in self.real:
+            front, back = rng.choice(self.pieces), rng.choice(self.pieces)
+            word = front[: rng.randint(2, (len(front) + 3) // 2)] + back[len(back) // 2 :]
+        return word.upper() if part.isupper() and len(part) > 1 else word.capitalize() if part[0].isupper() else word

@@ -1,0 +1,65 @@
+"""Questions of the parametric skill: what the weights know, asked without passages."""
+
+import random
+from collections import defaultdict
+
+from skillcompose.index.writing import statement
+from skillcompose.prompts import completion
+from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
+from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.recipe import Recipe
+from skillcompose.types import Fact, Question, Skill
+
+CHAIN_WORDINGS = 3
+
+
+def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) -> Splits:
+    """Every weights fact in every training wording, and chains: whole subjects are held out of chain training."""
+    known = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
+    splits: Splits = {split: [] for split in SHARES}
+    for fact in known:
+        for split in splits:
+            for number, wording in of_split(questions(fact.relation, recipe), split):
+                splits[split].append(ask([fact], wording, "", number, Skill.PARAMETRIC, recipe))
+    splits["train"] += _profiles(known, recipe, rng)
+    _add_chains(splits, list(chains(known)), recipe, rng)
+    return splits
+
+
+def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Question]:
+    """Everything about one subject in one row, each time in another order.
+
+    A fact that was only ever the first sentence of an answer is not recalled as the second one, and a row of several
+    facts costs half the tokens of as many questions.
+    """
+    about: dict[str, list[Fact]] = defaultdict(list)
+    for fact in known:
+        about[fact.subject].append(fact)
+    rows = []
+    for subject, facts in about.items():
+        for number in range(recipe.questions.profiles if len(facts) > 1 else 0):
+            order = rng.sample(facts, len(facts))
+            sentences = [statement(fact.relation, fact.subject, fact.object, recipe) for fact in order]
+            rows.append(
+                Question(
+                    f"profile:{subject}:{number}",
+                    f"What is known about {subject}?",
+                    (subject,),
+                    completion(sentences, subject),
+                    Skill.PARAMETRIC,
+                    "profile",
+                    (),  # no hops: neither a single question nor a chain
+                    wording=number,
+                )
+            )
+    return rows
+
+
+def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: random.Random) -> None:
+    place = divide(sorted({walk[0].object for walk in walks}), rng)
+    for walk in walks:
+        split = place[walk[0].object]
+        wordings = of_split(questions(walk[1].relation, recipe), split)
+        names = references_of_split(references(walk[0].relation, recipe), split)
+        for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):
+            splits[split].append(ask(walk, wording, rng.choice(names), number, Skill.PARAMETRIC, recipe))

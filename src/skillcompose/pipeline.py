@@ -56,9 +56,9 @@ STAGES = (
     Stage("passages", 1, (), ("passages",)),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 1, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
-    Stage("adapters", 1, ("questions",), (*MODEL, "adapters.parametric", "adapters.contextual")),
-    Stage("composition", 1, ("questions", "adapters"), (*MODEL, *(f"composition.{name}" for name in COMPOSITION))),
+    Stage("questions", 2, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
+    Stage("adapters", 2, ("questions",), (*MODEL, "adapters.parametric", "adapters.contextual")),
+    Stage("composition", 2, ("questions", "adapters"), (*MODEL, *(f"composition.{name}" for name in COMPOSITION))),
     Stage(
         "evaluation",
         1,

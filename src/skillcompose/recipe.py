@@ -75,8 +75,8 @@ class Questions(Section):
     """Share of bridge entities that no complementary training or validation question passes through."""
     profiles: int = Field(2, ge=0)
     """Supervised rows for each subject of the weights that state all its facts, in another order each time."""
-    contextual_rows: int = Field(600, ge=1)
-    """Supervised rows of the contextual skill."""
+    contextual_rows: int = Field(960, ge=1)
+    """Supervised rows of the contextual skill, four about each set of passages (one sequence of a batch)."""
     missing: float = Field(0.15, ge=0, lt=1)
     """Share of contextual rows without their supporting passage."""
 
@@ -102,7 +102,7 @@ class Adapters(Section):
 
 class Consolidation(Section):
     rows: int = Field(480, ge=1)
-    """Atomic rows, half of each skill."""
+    """Atomic rows of both skills, eight to a sequence of a batch."""
     sft: dict[str, Any]
 
 

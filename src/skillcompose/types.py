@@ -78,9 +78,10 @@ class Fact(Record):
 class Question(Record):
     """A question, its gold answer and gold reasoning (`completion`), and the passages it is asked with.
 
-    `path` joins the relations walked with " > "; `bridge` is the entity between the first two hops; `seen` says
-    whether a complementary training question passes through that bridge; `retrieved` whether the supporting passage
-    is among `passages`; `wording` numbers the question's wording, so that held-out wordings can be told apart.
+    `path` joins the relations walked with " > "; `subject` is the entity that the question starts from, `bridge` the
+    one between the first two hops; `seen` says whether a complementary training question passes through that bridge;
+    `retrieved` whether the supporting passage is among `passages`; `wording` numbers the question's wording, so that
+    held-out wordings can be told apart.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Question(Record):
     skill: Skill
     path: str
     fact_ids: tuple[str, ...]
+    subject: str = ""
     passages: tuple[Passage, ...] = ()
     level: Level | None = None
     bridge: str = ""

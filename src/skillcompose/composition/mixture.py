@@ -1,7 +1,9 @@
 """Atomic rows for consolidation and replay: both skills, asked side by side, never in one question."""
 
 import random
+import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle, zip_longest
 
@@ -9,13 +11,15 @@ from skillcompose.adapters.packing import Group, group
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
+READ = 3
 
 
 class Mixture:
-    """Blocks of eight rows: four about one set of passages; two known facts asked beside these passages, two alone.
+    """Blocks of eight rows: three about one set of passages, three known facts beside these passages, two alone.
 
-    Beside passages, because that is where composition needs them: a policy that was only ever asked closed book what
-    it knows reads the first hop, and then goes on with whatever the passages say.
+    Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
+    was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
+    The entity takes the place of an invented one, so that the passages state nothing true of it.
     """
 
     def __init__(self, atomic: dict[Skill, list[Question]]) -> None:
@@ -24,8 +28,9 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic[Skill.PARAMETRIC]
-        single, double = ([q for q in known if q.hops == hops] for hops in (1, 2))
-        self.single, self.double = single, double or single
+        single, double, profiles = ([q for q in known if q.hops == hops] for hops in (1, 2, 0))
+        self.beside = [single, double or single, profiles or single]
+        self.alone = [single, double or single]
 
     def blocks(self, rows: int, rng: random.Random) -> list[Group]:
         """So many rows, the last block shorter where they end within it."""
@@ -33,10 +38,37 @@ class Mixture:
         sets = cycle(rng.sample(self.sets, len(self.sets)))
         for number in range(0, rows, BLOCK):
             read = next(sets)
-            asked = rng.sample(read, min(BLOCK // 2, len(read)))
-            known = [rng.choice(pool) for pool in (self.single, self.double, self.double, self.single)]
-            known[:2] = [replace(q, passages=asked[0].passages) for q in known[:2]]
+            asked = rng.sample(read, min(READ, len(read)))
+            beside = [rng.choice(pool) for pool in self.beside]
+            asked, passages = _place([q.bridge or q.subject for q in beside], asked, rng)
+            known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
             blocks.append(group(block[: rows - number]))
         return blocks
+
+
+def _place(
+    entities: list[str], asked: list[Question], rng: random.Random
+) -> tuple[list[Question], tuple[Passage, ...]]:
+    """The questions and their passages with these entities in the place of passages' titles, one invented one left."""
+    titles = sorted({p.title for p in asked[0].passages})
+    rename = _renaming(dict(zip(rng.sample(titles, max(1, len(titles) - 1)), entities, strict=False)))
+    passages = tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in asked[0].passages)
+    renamed = [
+        replace(
+            q,
+            text=rename(q.text),
+            answers=tuple(map(rename, q.answers)),
+            completion=rename(q.completion),
+            passages=passages,
+        )
+        for q in asked
+    ]
+    return renamed, passages
+
+
+def _renaming(names: dict[str, str]) -> Callable[[str], str]:
+    table = {old.casefold(): new for old, new in names.items()}
+    pattern = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, table)) + r")(?![\w-])", re.I)
+    return lambda text: pattern.sub(lambda found: table[found.group().casefold()], text)

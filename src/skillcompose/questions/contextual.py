@@ -25,11 +25,12 @@ def contextual_questions(
     """Reading questions about facts that no complementary question uses, split by row."""
     free = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
     place = divide(sorted({fact.key for fact in free}), rng)
-    walks = [[fact] for fact in free] + [walk for walk in chains(free) if walk[0].key == walk[1].key]
-    held = {name: [walk for walk in walks if place[walk[0].key] == name] for name in SHARES}
+    walks = [[fact] for fact in free] + list(chains(free))
+    held = {name: [walk for walk in walks if {place[fact.key] for fact in walk} == {name}] for name in SHARES}
     splits: Splits = {split: [] for split in SHARES}
     for split in ("validation", "test"):
-        asked = [_worded(walk, split, recipe, rng) for walk in held[split]]
+        # A search for the question finds the first hop's row; a second row is not promised, so none is asked for.
+        asked = [_worded(walk, split, recipe, rng) for walk in held[split] if len(_titles(walk)) == 1]
         splits[split] = with_passages(asked, facts, recipe, retriever)
     splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever).make(rng)
     return splits
@@ -44,6 +45,11 @@ def with_passages(asked: list[Question], facts: list[Fact], recipe: Recipe, retr
         hit = any(normalise(p.title) == titles[question.fact_ids[0]] for p in passages)
         done.append(replace(question, passages=passages, retrieved=hit))
     return done
+
+
+def _titles(walk: Walk) -> list[str]:
+    """The rows, normalised, that a walk reads."""
+    return list(dict.fromkeys(normalise(fact.key) for fact in walk))
 
 
 def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
@@ -75,46 +81,50 @@ class _TrainingRows:
 
     def make(self, rng: random.Random) -> list[Question]:
         count, k = self.recipe.questions.contextual_rows, self.recipe.index.k
-        single, double = ([w for found in self.walks.values() for w in found if len(w) == hops] for hops in (1, 2))
-        if not single:
+        every = [walk for found in self.walks.values() for walk in found]
+        # Each set starts from a walk of two hops where there are any, within a row and across rows in turn: reading a
+        # chain is the harder half of the skill.
+        within = [walk for walk in every if len(walk) == 2 and len(_titles(walk)) == 1]
+        across = [walk for walk in every if len(_titles(walk)) == 2] if k > 1 else []
+        pools = [pool for pool in (within, across) if pool] or [every]
+        if not every:
             return []
-        sets = -(-count // ROWS_PER_PASSAGES)
-        # Each set starts from a walk of two hops where there are any: reading a chain is the harder half of the skill.
-        anchors = rng.choices(double or single, k=sets)
+        anchors = [rng.choice(pools[i % len(pools)]) for i in range(-(-count // ROWS_PER_PASSAGES))]
         asked = [_worded(walk, "train", self.recipe, rng) for walk in anchors]
         found = self.retriever.search([question.text for question in asked], DISTRACTORS)
         rows: list[Question] = []
         for anchor, hits in zip(anchors, found, strict=True):
-            gold = self.shown[normalise(anchor[0].key)]
+            gold = [self.shown[title] for title in _titles(anchor)]
             near = [hit.passage for hit in hits if self._may_distract(hit.passage, gold)]
-            passages = [gold, *near[: k - 1]]
+            passages = [*gold, *near[: k - len(gold)]]
             rng.shuffle(passages)
-            elsewhere = [normalise(p.title) for p in near[k - 1 :]] or sorted(
+            elsewhere = [normalise(p.title) for p in near[k - len(gold) :]] or sorted(
                 self.walks.keys() - {normalise(p.title) for p in passages}
             )
             rows += self._rows(anchor, tuple(passages), elsewhere, len(rows), rng)
         return rows[:count]
 
-    def _may_distract(self, passage: Passage, gold: Passage) -> bool:
+    def _may_distract(self, passage: Passage, gold: list[Passage]) -> bool:
         """Only passages that may be asked about too: of training rows, and stating nothing reserved."""
         title = normalise(passage.title)
-        return passage.id != gold.id and title in self.walks and title not in self.secret
+        return passage not in gold and title in self.walks and title not in self.secret
 
     def _rows(
         self, anchor: Walk, passages: tuple[Passage, ...], elsewhere: list[str], number: int, rng: random.Random
     ) -> Iterator[Question]:
         titles = [normalise(p.title) for p in passages]
-        there = self._in_turn([walk for title in titles for walk in self.walks[title] if walk is not anchor], rng)
-        away = self._in_turn([walk for title in elsewhere for walk in self.walks[title]], rng)
-        here = iter([anchor, *(walk for walk in there if self._clear(walk, passages))])
-        absent = (walk for walk in away if self._clear(walk, passages))
+        shown = set(titles)
+        there = [w for title in titles for w in self.walks[title] if shown.issuperset(_titles(w)) and w is not anchor]
+        away = [w for title in elsewhere for w in self.walks[title] if shown.isdisjoint(_titles(w))]
+        here = iter([anchor, *(walk for walk in self._in_turn(there, rng) if self._clear(walk, passages))])
+        absent = (walk for walk in self._in_turn(away, rng) if self._clear(walk, passages))
         chosen: list[tuple[Walk, bool]] = []
         for _ in range(ROWS_PER_PASSAGES):
             missing = rng.random() < self.recipe.questions.missing
             walk = next(absent if missing else here, None)
             if walk:
                 chosen.append((walk, missing))
-        named = {normalise(walk[0].key) for walk, _ in chosen} | set(titles)
+        named = {title for walk, _ in chosen for title in _titles(walk)} | shown
         rename = self.inventor.rename(
             sorted({name for key in named for name in self.names[key]} | {p.title for p in passages}), rng
         )

@@ -49,6 +49,7 @@ def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Que
                     Skill.PARAMETRIC,
                     "profile",
                     (),  # no hops: neither a single question nor a chain
+                    subject=subject,
                     wording=number,
                 )
             )

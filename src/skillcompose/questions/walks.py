@@ -29,6 +29,7 @@ def ask(hops: list[Fact], wording: str, reference: str, number: int, skill: Skil
         skill,
         path,
         tuple(fact.id for fact in hops),
+        subject=hops[0].subject,
         bridge=hops[0].object if len(hops) > 1 else "",
         wording=number,
     )

@@ -6,7 +6,6 @@ Each seed leaves `benchmarks/debian/seed-N.json` (what each rung got right, ques
 are there, the pooled claims are written to `results.json`; a claim names the seeds it stands on.
 """
 
-import random
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import claims
 
 import skillcompose
+from skillcompose.metrics import bootstrap, macro_mean
 from skillcompose.run import STAGE_NAMES
 from skillcompose.types import read_json, write_json
 
 SEEDS = (0, 1, 2)
-LEVELS = ("iid", "composition", "zero_shot")
 COMMAND = "python benchmarks/debian.py"
 FOLDER = claims.ROOT / "benchmarks" / "debian"
 KEPT = ("rung", "question", "skill", "level", "hops", "bridge", "seen", "retrieved", "correct")
@@ -82,42 +81,27 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     claim("full_rag", full, interval, "% exact match")
     for skill in ("parametric", "contextual"):
         atomic = [r for r in rows if r["skill"] == skill]
-        claim(f"loss_{skill}", *score(atomic, [skill, "composed"], levels=None))
+        claim(f"loss_{skill}", *score(atomic, [skill, "composed"]))
     claim("minutes", sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60, unit="min a seed")
 
 
-def score(
-    rows: list[dict[str, Any]], rungs: list[str], levels: tuple[str, ...] | None = LEVELS
-) -> tuple[float, list[float]]:
+def score(rows: list[dict[str, Any]], rungs: list[str]) -> tuple[float, list[float]]:
     """Share of the first rung, or the paired difference of two, in percent, with a 95 % bootstrap over bridges.
 
-    Macro-averaged over levels where there are levels; a question counts only if every rung answered it.
+    Macro-averaged over levels (atomic questions have none); a question counts only if every rung answered it.
     """
     answers: dict[tuple[int, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         answers[row["seed"], row["question"]][row["rung"]] = row
-    clusters: dict[tuple[int, str], list[tuple[str, float]]] = defaultdict(list)
+    scores, clusters, levels = [], [], []
     for (seed, question), found in answers.items():
         if all(rung in found for rung in rungs):
-            values = [float(found[rung]["correct"]) for rung in rungs]
-            first = found[rungs[0]]
-            clusters[seed, first["bridge"] or question].append(
-                (first["level"], values[0] - (values[1] if values[1:] else 0))
-            )
-    pools = list(clusters.values())
-    rng = random.Random(0)
-    draws = sorted(mean([rng.choice(pools) for _ in pools], levels) for _ in range(2000))
-    interval = [round(100 * draws[49], 1), round(100 * draws[1949], 1)]
-    return 100 * mean(pools, levels), interval
-
-
-def mean(pools: list[list[tuple[str, float]]], levels: tuple[str, ...] | None) -> float:
-    values = [pair for pool in pools for pair in pool]
-    if levels is None:
-        return sum(value for _, value in values) / len(values)
-    by_level = [[value for level, value in values if level == wanted] for wanted in levels]
-    shares = [sum(found) / len(found) for found in by_level if found]
-    return sum(shares) / len(shares)
+            first, *other = (found[rung] for rung in rungs)
+            scores.append(float(first["correct"]) - sum(float(row["correct"]) for row in other))
+            clusters.append(f"{seed} {first['bridge'] or question}")
+            levels.append(first["level"] or "")
+    low, high = bootstrap(scores, clusters, levels)
+    return 100 * macro_mean(list(zip(levels, scores, strict=True))), [round(100 * low, 1), round(100 * high, 1)]
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
     torch.manual_seed(0)
     prompts = torch.randint(1, 200, (2, 7)).repeat_interleave(3, 0)
     completions = torch.randint(1, 200, (6, 5))
+    completions[2] = completions[0]
     ids, mask = torch.cat([prompts, completions], 1), torch.ones(6, 12, dtype=torch.long)
     mask[:3, :2] = 0  # the first prompt is left-padded
     mask[1, 10:] = 0  # a completion ended early
@@ -177,8 +178,8 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
     assert len(reading) == 1
     beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]
-    known = {f"Question: {q.text}\nAnswer:\n" for q in mixture.single + mixture.double}
-    assert len(known & set(beside)) == 2
+    known = {f"Question: {q.text}\nAnswer:\n" for pool in mixture.beside for q in pool}
+    assert len(known & set(beside)) == 3
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
 
 

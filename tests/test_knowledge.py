@@ -149,3 +149,5 @@ def test_bootstrap_resamples_clusters() -> None:
     assert 0.3 < low < 0.5 < high < 0.7
     clustered = bootstrap([1.0] * 20 + [0.0] * 20, ["a"] * 20 + ["b"] * 20)
     assert clustered == (0.0, 1.0)
+    uneven = [1.0] * 30 + [0.0] * 10
+    assert bootstrap(uneven, ["a"] * 40, ["x"] * 30 + ["y"] * 10) == (0.5, 0.5)

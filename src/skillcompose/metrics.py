@@ -28,18 +28,30 @@ def lenient_match(completion: str, answers: Sequence[str]) -> bool:
     return normalise(answer) in {normalise(gold) for gold in answers}
 
 
-def bootstrap(scores: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean, resampling whole clusters: questions about one bridge are not independent."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for score, cluster in zip(scores, clusters, strict=True):
-        groups[cluster].append(score)
-    pools = list(groups.values())
-    if not pools:
+def macro_mean(pairs: Sequence[tuple[str, float]]) -> float:
+    """Mean over strata of each stratum's mean."""
+    strata: dict[str, list[float]] = defaultdict(list)
+    for stratum, score in pairs:
+        strata[stratum].append(score)
+    return sum(sum(found) / len(found) for found in strata.values()) / max(1, len(strata))
+
+
+def bootstrap(
+    scores: Sequence[float], clusters: Sequence[str], strata: Sequence[str] | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the mean, resampling whole clusters: questions about one bridge are not independent.
+
+    With `strata` the mean is the macro-average over them.
+    """
+    pools: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for score, cluster, stratum in zip(scores, clusters, strata or [""] * len(scores), strict=True):
+        pools[cluster].append((stratum, score))
+    names = list(pools)
+    if not names:
         return 0.0, 0.0
     rng = random.Random(seed)
-    means = []
-    for _ in range(BOOTSTRAP):
-        drawn = [pools[rng.randrange(len(pools))] for _ in pools]
-        means.append(sum(map(sum, drawn)) / sum(map(len, drawn)))
-    means.sort()
+    means = sorted(
+        macro_mean([pair for name in rng.choices(names, k=len(names)) for pair in pools[name]])
+        for _ in range(BOOTSTRAP)
+    )
     return means[int(0.025 * BOOTSTRAP)], means[int(0.975 * BOOTSTRAP) - 1]

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -167,40 +166,49 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 def score(
     model: Any, temperature: float, *, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: int, entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities of the last `keep` tokens of each row, (B, keep), each distinct prompt computed once.
+    """Log-probabilities of the last `keep` tokens of each row, (B, keep), zero where the mask is zero.
 
-    Prompts are left-padded, completions right-padded. Entropies carry no gradient.
+    Prompts are left-padded, completions right-padded. Each distinct prompt is computed once, and so is each distinct
+    completion of it; padding is not computed. Entropies carry no gradient.
     """
     logps, entropies = [], []
     for i in range(0, len(ids), rows):
-        # Equal samples of a group are computed once too.
         part, back = torch.unique(torch.cat([ids[i : i + rows], mask[i : i + rows]], 1), dim=0, return_inverse=True)
-        part, seen = part.chunk(2, 1)
-        width = part.size(1) - keep
-        both = torch.cat([part[:, :width], seen[:, :width]], 1)
-        unique, inverse = torch.unique(both, dim=0, return_inverse=True)
-        prompts, prompt_mask = unique[:, :width], unique[:, width:]
-        positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
-        cache: Any = DynamicCache(config=model.config)
-        last = model.model(
-            input_ids=prompts, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1:]
-        hidden = last[inverse]
-        completions = part[:, width:]
-        if keep > 1:
-            cache.batch_select_indices(inverse)
-            following = positions[inverse][:, -1:] + 1 + torch.arange(keep - 1, device=ids.device)
-            states = model.model(
-                input_ids=completions[:, :-1],
-                attention_mask=seen[:, :-1],
-                position_ids=following,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            hidden = torch.cat([hidden, states], 1)
-        logs = torch.log_softmax(model.lm_head(hidden).float() / temperature, -1)
-        logps.append(logs.gather(-1, completions[..., None])[..., 0][back])
-        if entropy:
-            with torch.no_grad():
-                entropies.append(-(logs.exp() * logs).sum(-1)[back])
+        tokens, seen = part.chunk(2, 1)
+        seen = seen.bool()
+        found, uncertain = _score(model, temperature, tokens, seen, keep, entropy)
+        logps.append(found[back])
+        entropies.append(uncertain[back])
     return torch.cat(logps), torch.cat(entropies) if entropy else None
+
+
+def _score(
+    model: Any, temperature: float, tokens: torch.Tensor, seen: torch.Tensor, keep: int, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    prompts = [row[m].tolist() for row, m in zip(tokens[:, :-keep], seen[:, :-keep], strict=True)]
+    completions = [row[m].tolist() for row, m in zip(tokens[:, -keep:], seen[:, -keep:], strict=True)]
+    sequences: list[dict[str, list[int]]] = []
+    where: list[tuple[int, int]] = []
+    for prompt, group in groupby(range(len(prompts)), key=prompts.__getitem__):
+        sequence = {"input_ids": prompt[:], "position_ids": [*range(len(prompt))], "branches": [0] * len(prompt)}
+        for branch, row in enumerate(group, 1):
+            # The prompt's last token predicts the first one of every completion, whose last one predicts nothing.
+            completion = completions[row]
+            size, inputs = len(sequence["input_ids"]), completion[:-1]
+            positions = [len(prompt) - 1, *range(size, size + len(inputs))]
+            where += [(len(sequences), position) for position in positions[: len(completion)]]
+            sequence["input_ids"] += inputs
+            sequence["position_ids"] += range(len(prompt), len(prompt) + len(inputs))
+            sequence["branches"] += [branch] * len(inputs)
+        sequences.append(sequence | {"labels": [IGNORED] * len(sequence["input_ids"])})
+    batch = {n: t.to(tokens.device) for n, t in collate(sequences).items() if n != "labels"}
+    hidden = model.model(**batch, use_cache=False).last_hidden_state
+    sequence_of, position_of = torch.tensor(where, device=tokens.device).T
+    logs = torch.log_softmax(model.lm_head(hidden[sequence_of, position_of]).float() / temperature, -1)
+    wanted = torch.tensor([token for row in completions for token in row], device=tokens.device)
+    kept = seen[:, -keep:]
+    empty = torch.zeros(kept.shape, device=tokens.device)
+    logps = empty.masked_scatter(kept, logs.gather(-1, wanted[:, None])[:, 0])
+    with torch.no_grad():
+        spread = -(logs.exp() * logs).sum(-1) if entropy else torch.zeros(len(wanted), device=tokens.device)
+    return logps, empty.masked_scatter(kept, spread)

@@ -85,6 +85,21 @@ def test_the_mastery_gate_stops_the_run_says_what_to_change_and_retrains_nothing
     assert (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(
+    tmp_path: Path, recipe_file: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    stage = tmp_path / "run" / "05-adapters"
+    adapters = [stage / skill / "adapter_model.safetensors" for skill in ("parametric", "contextual")]
+    before = [path.stat().st_mtime_ns for path in adapters]
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.contextual.sft.learning_rate": 1e-3})
+    skillcompose.train(recipe, tmp_path / "run", until="adapters", allow_unmastered=True)
+    after = [path.stat().st_mtime_ns for path in adapters]
+    assert after[0] == before[0] and after[1] != before[1]
+    skillcompose.train(recipe, tmp_path / "run", until="adapters", force="adapters", allow_unmastered=True)
+    assert adapters[0].stat().st_mtime_ns != before[0]
+
+
 def test_killed_runs_end_with_the_same_predictions(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:
     """SIGKILL inside GRPO, after the first checkpoint: the next `train` goes on and the predictions are the same."""
     folder = tmp_path / "run"

@@ -30,6 +30,8 @@ class Stage:
     version: int
     reads: tuple[str, ...]
     settings: tuple[str, ...]
+    keeps: tuple[str, ...] = ()
+    """Parts that outlive a change of the others: a new contextual adapter leaves the parametric one as it is."""
 
     @property
     def function(self) -> Callable[["Work"], None]:
@@ -57,7 +59,13 @@ STAGES = (
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
     Stage("questions", 2, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
-    Stage("adapters", 2, ("questions",), (*MODEL, "adapters.parametric", "adapters.contextual")),
+    Stage(
+        "adapters",
+        2,
+        ("questions",),
+        (*MODEL, "adapters.parametric", "adapters.contextual"),
+        keeps=("parametric", "contextual"),
+    ),
     Stage("composition", 2, ("questions", "adapters"), (*MODEL, *(f"composition.{name}" for name in COMPOSITION))),
     Stage(
         "evaluation",
@@ -177,7 +185,7 @@ def _run_stage(
     if not resume:
         (run.stage(stage.name) / "started.json").unlink(missing_ok=True)
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
-    folder = run.start(stage.name, step.key)
+    folder = run.start(stage.name, step.key, stage.keeps if resume else ())
     gc.collect()  # the last stage's trainer refers to itself and would keep its model
     begin = time.monotonic()
     try:

@@ -67,13 +67,18 @@ class Run:
             raise RunError(f"{self.folder} has no finished stage {name!r}; finish it with `skillcompose train`")
         return self.stage(name)
 
-    def start(self, name: str, key: str) -> Path:
-        """The stage's folder, emptied unless an interrupted run of the same key left its work in it."""
+    def start(self, name: str, key: str, keeps: tuple[str, ...] = ()) -> Path:
+        """The stage's folder, emptied unless an interrupted run of the same key left its work in it.
+
+        Parts named in `keeps` stay; the stage itself tells whether they are still what it would make.
+        """
         folder = self.stage(name)
         started = folder / "started.json"
         if not (started.is_file() and read_json(started)["key"] == key):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if path.name not in keeps:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             write_json(started, {"key": key})
         return folder
 

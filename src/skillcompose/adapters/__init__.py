@@ -18,9 +18,6 @@ def run(work: Work) -> None:
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
     for skill in ATOMIC:
-        folder = work.folder / skill
-        if (folder / "training.json").is_file():
-            continue  # finished before an interruption
         groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
         random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
         settings = getattr(work.recipe.adapters, skill)
@@ -28,7 +25,7 @@ def run(work: Work) -> None:
             base,
             tokenizer,
             groups,
-            folder,
+            work.folder / skill,
             work.folder / "work" / skill,
             settings.sft,
             work.recipe.seed,

@@ -1,8 +1,10 @@
 """Supervised training of one adapter with TRL's SFTTrainer on plain prompt-completion rows."""
 
 import gc
+import logging
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from trl import SFTConfig, SFTTrainer
 
 from skillcompose.adapters.packing import Group, collate, packed
 from skillcompose.errors import TrainingError
-from skillcompose.models import load_adapter, load_base
+from skillcompose.models import fingerprint, load_adapter, load_base
 from skillcompose.progress import Progress
+from skillcompose.run import digest, file_digest
 from skillcompose.training import (
     Watch,
     check_moved,
@@ -23,9 +26,11 @@ from skillcompose.training import (
     last_checkpoint,
     machine_settings,
 )
-from skillcompose.types import write_json
+from skillcompose.types import read_json, write_json
 
 BUCKET_BATCHES = 8
+VERSION = 1  # raise it when the same rows and settings would train another adapter
+logger = logging.getLogger(__name__)
 
 
 def train_adapter(
@@ -44,11 +49,19 @@ def train_adapter(
 ) -> None:
     """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
 
-    Checkpoints go to `scratch` and are resumed from there; `training.json` is written last.
+    Checkpoints go to `scratch` and are resumed from there; `training.json` is written last. An adapter that was
+    trained from the same rows, settings and model is kept.
 
     Raises:
         TrainingError: Rows got lost, nothing is trainable, or the adapter did not move.
     """
+    origin = file_digest(start / "adapter_model.safetensors") if start else None
+    rows = [[asdict(row) for row in group] for group in groups]
+    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin])
+    record = folder / "training.json"
+    if record.is_file() and read_json(record).get("key") == key:
+        logger.info("%s: kept, its rows and settings are unchanged", what)
+        return
     settings = dict(settings)
     settings.setdefault("save_steps", 50)
     batch = settings.get("per_device_train_batch_size", 8)
@@ -90,7 +103,7 @@ def train_adapter(
     # Trainer and model refer to each other; the next base model would be loaded beside this one.
     del trainer, model
     gc.collect()
-    write_json(folder / "training.json", {"rows": sum(map(len, groups)), "tokens": tokens, "history": history})
+    write_json(record, {"key": key, "rows": sum(map(len, groups)), "tokens": tokens, "history": history})
 
 
 def training_order(groups: list[Group], epochs: int, batch: int, seed: int) -> list[Group]:

@@ -172,7 +172,8 @@ def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model
 
 def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: Path) -> None:
     folder = finished_run / "04-questions"
-    mixture = Mixture({s: read_jsonl(folder / f"{s}.train.jsonl", Question) for s in Skill if s != "complementary"})
+    *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
+    mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked)
     (block,) = mixture.blocks(8, random.Random(0))
     assert len(block) == 8 and sum(row.reads for row in block) == 6
     reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
@@ -180,6 +181,8 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]
     known = {f"Question: {q.text}\nAnswer:\n" for pool in mixture.beside for q in pool}
     assert len(known & set(beside)) == 3
+    titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
+    assert set(titles) & {q.bridge or q.subject for pool in mixture.beside for q in pool}
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
 
 

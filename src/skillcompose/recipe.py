@@ -199,8 +199,11 @@ def path_relations(path: str) -> list[str]:
 def _override(data: dict[str, Any], dotted: str, value: Any) -> tuple[str, str] | None:
     *parents, last = dotted.split(".")
     for name in parents:
-        data = data.setdefault(name, {})
-        if not isinstance(data, dict):
+        section = data.get(name, {})
+        if not isinstance(section, dict):
             return dotted, f"{name!r} holds a value, not a section, so nothing can be set below it"
+        # A copy, because a YAML alias makes two sections one object.
+        data[name] = dict(section)
+        data = data[name]
     data[last] = value
     return None

@@ -13,7 +13,7 @@ from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import Work
-from skillcompose.types import Question, read_json, read_jsonl, write_json
+from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 
 def run(work: Work) -> None:
@@ -21,11 +21,15 @@ def run(work: Work) -> None:
     base = resolve(recipe.model, recipe.source.parent)
     tokenizer = load_tokenizer(base)
     merge_adapters([work.read("adapters") / skill for skill in ATOMIC], list(settings.weights), work.folder / "merged")
-    atomic = {s: read_jsonl(work.read("questions") / f"{s}.train.jsonl", Question) for s in ATOMIC}
+    folder = work.read("questions")
+    mixture = Mixture(
+        {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in ATOMIC},
+        [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
+    )
     start = work.folder / "start"
     if not (start / "training.json").is_file():
         rng = random.Random(f"consolidation {recipe.seed}")
-        blocks = Mixture(atomic).blocks(settings.consolidation.rows, rng)
+        blocks = mixture.blocks(settings.consolidation.rows, rng)
         train_adapter(
             base,
             tokenizer,
@@ -42,9 +46,9 @@ def run(work: Work) -> None:
         model = load_adapter(load_base(base), start)
         results = {}
         for skill in ATOMIC:
-            questions = read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
+            questions = read_jsonl(folder / f"{skill}.validation.jsonl", Question)
             results[skill] = measure(model, tokenizer, questions, "default", settings.mastery.questions, work)
         write_json(work.folder / "mastery.json", results)
         del model
     check_mastery(read_json(work.folder / "mastery.json"), settings.mastery, "composition", work.allow_unmastered)
-    train_grpo(work, base, tokenizer, atomic)
+    train_grpo(work, base, tokenizer, mixture)

@@ -35,12 +35,12 @@ from skillcompose.models import load_adapter, load_base, using
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
 from skillcompose.training import Watch, check_moved, check_trainable, last_checkpoint, machine_settings
-from skillcompose.types import Question, Skill, read_jsonl, write_json
+from skillcompose.types import Question, read_jsonl, write_json
 
 CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
 
 
-def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic: dict[Skill, list[Question]]) -> None:
+def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture) -> None:
     """Train `start/` into `composed/`, resuming from `work/grpo`."""
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
@@ -58,7 +58,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, atomic
         ),
         processing_class=tokenizer,
         callbacks=[Watch(work.progress, "GRPO"), validate],
-        replay=Replay(Mixture(atomic), settings.replay.rows, settings.replay.weight, recipe.seed),
+        replay=Replay(mixture, settings.replay.rows, settings.replay.weight, recipe.seed),
         rollouts=work.folder / "rollouts.jsonl",
     )
     trainer.remove_callback(PrinterCallback)

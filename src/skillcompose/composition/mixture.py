@@ -3,7 +3,7 @@
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import cycle, zip_longest
 
@@ -22,7 +22,7 @@ class Mixture:
     The entity takes the place of an invented one, so that the passages state nothing true of it.
     """
 
-    def __init__(self, atomic: dict[Skill, list[Question]]) -> None:
+    def __init__(self, atomic: dict[Skill, list[Question]], complementary: Iterable[Question]) -> None:
         sets: dict[tuple[Passage, ...], list[Question]] = defaultdict(list)
         for question in atomic[Skill.CONTEXTUAL]:
             sets[question.passages].append(question)
@@ -31,6 +31,8 @@ class Mixture:
         single, double, profiles = ([q for q in known if q.hops == hops] for hops in (1, 2, 0))
         self.beside = [single, double or single, profiles or single]
         self.alone = [single, double or single]
+        # Two known entities in one passage could state by chance what a complementary question asks for.
+        self.apart = {frozenset((q.subject, q.bridge)) for q in complementary}
 
     def blocks(self, rows: int, rng: random.Random) -> list[Group]:
         """So many rows, the last block shorter where they end within it."""
@@ -40,12 +42,20 @@ class Mixture:
             read = next(sets)
             asked = rng.sample(read, min(READ, len(read)))
             beside = [rng.choice(pool) for pool in self.beside]
-            asked, passages = _place([q.bridge or q.subject for q in beside], asked, rng)
+            asked, passages = _place(self._entities(beside), asked, rng)
             known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
             blocks.append(group(block[: rows - number]))
         return blocks
+
+    def _entities(self, known: list[Question]) -> list[str]:
+        """What the rows know something of, without those that must not stand beside an earlier one."""
+        kept: list[str] = []
+        for entity in dict.fromkeys(q.bridge or q.subject for q in known):
+            if not any(frozenset((entity, other)) in self.apart for other in kept):
+                kept.append(entity)
+        return kept
 
 
 def _place(

@@ -1,0 +1,190 @@
+"""One GRPO step against stock TRL's: sampling, the reference, the policy's gradient. Each side in its own process.
+
+    python benchmarks/speed/grpo.py --prompt 400        the claims `speed.grpo_*_p400`
+    python benchmarks/speed/grpo.py --prompt 1500
+
+Both sides get the same base, adapter, prompts, completions and rewards, beta 0.02, no skipping (every group has a
+gradient), the learning rate zero, so that every repeat computes the same. Stock runs in the fastest of its
+micro-batches that stays under 20 GiB. Losses and gradients are compared; sampling is timed apart, of completions that never end.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import claims
+
+PROMPTS, GROUP, NEW = 4, 8, 32
+MICRO_BATCHES = (8, 16, 32)
+MEMORY_GIB = 20
+SEED = 0
+
+
+def side(name: str, model: str, prompt_tokens: int, micro: int, repeats: int, out: Path) -> None:
+    """Runs in a process of its own; writes seconds, loss, gradients and peak memory to `out`."""
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
+    from skillcompose.generation import Sampling, generate
+    from skillcompose.models import load_base, load_tokenizer, resolve
+    from skillcompose.training import machine_settings
+
+    folder = resolve(model)
+    tokenizer, base = load_tokenizer(folder), load_base(folder)
+    torch.manual_seed(SEED)
+    policy = get_peft_model(base, LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for parameter_name, parameter in policy.named_parameters():
+        if "lora_B" in parameter_name:
+            parameter.data.normal_(0, 0.01)
+    words = torch.randint(1000, len(tokenizer) - 1, (PROMPTS, prompt_tokens)).tolist()
+    completions = torch.randint(1000, len(tokenizer) - 1, (PROMPTS * GROUP, NEW)).tolist()
+    rewards = [float(i % GROUP < 1 + i // GROUP) for i in range(PROMPTS * GROUP)]
+    times: list[float] = []
+    found: dict[str, Any] = {}
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.begin = time.monotonic()
+
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            times.append(time.monotonic() - self.begin)
+            if "gradient" not in found:
+                trained = [p for n, p in sorted(policy.named_parameters()) if p.requires_grad and ".default." in n]
+                found["gradient"] = torch.cat([p.grad.float().flatten() for p in trained])
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        return {
+            "prompt_ids": [words[int(text)] for text in prompts],
+            "completion_ids": [completions[int(text) * GROUP + i % GROUP] for i, text in enumerate(prompts)],
+            "logprobs": None,
+        }
+
+    def reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        return [rewards[completions.index(list(ids))] for ids in completion_ids]
+
+    settings = machine_settings(out.parent / "trainer", SEED) | {"save_strategy": "no"}
+    arguments = GRPOConfig(
+        **settings,
+        beta=0.02,
+        loss_type="dr_grpo",
+        num_generations=GROUP,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=PROMPTS * GROUP // micro,
+        max_completion_length=NEW,
+        max_steps=repeats,
+        learning_rate=0.0,
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+    )
+    kind = GRPOTrainer if name == "stock" else SharedPrefixGRPOTrainer
+    extra = {"rollout_func": rollout} if name == "stock" else {}
+    trainer = kind(
+        policy,
+        reward,
+        arguments,
+        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(PROMPTS)]),
+        processing_class=tokenizer,
+        callbacks=[Clock()],
+        **extra,
+    )
+    trainer.rollout_func = rollout
+    trainer.train()
+    found["seconds"] = times
+    found["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    policy.eval()
+    endless = SimpleNamespace(eos_token_id=-1, pad_token_id=0)
+    begin = time.monotonic()
+    if name == "stock":
+        ids = torch.tensor([row for row in words for _ in range(GROUP)])
+        with torch.no_grad():
+            policy.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                min_new_tokens=NEW,
+                max_new_tokens=NEW,
+            )
+    else:
+        from skillcompose.models import using
+
+        with using(policy, "default"):
+            generate(policy, endless, words, GROUP, Sampling(NEW, 1.0))  # type: ignore[arg-type]
+    found["sampling"] = time.monotonic() - begin
+    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    torch.save(found, out)
+
+
+def run(name: str, options: argparse.Namespace, micro: int, repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out.pt"
+        command = [sys.executable, __file__, "--side", name, "--out", str(out), "--micro", str(micro)]
+        command += ["--model", options.model, "--prompt", str(options.prompt), "--repeats", str(repeats)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name}, micro-batch {micro}:\n{done.stderr[-3000:]}")
+        result: dict[str, Any] = torch.load(out)
+        return result
+
+
+def compare(options: argparse.Namespace) -> dict[str, float]:
+    trials = {micro: run("stock", options, micro, 1) for micro in MICRO_BATCHES}
+    fits = {micro: found for micro, found in trials.items() if found["memory"] < MEMORY_GIB}
+    micro = min(fits, key=lambda size: fits[size]["seconds"][0])
+    turns = [(run("stock", options, micro, 1), run("ours", options, 16, 1)) for _ in range(options.repeats)]
+    stock, ours = (list(found) for found in zip(*turns, strict=True))
+
+    def seconds(found: list[dict[str, Any]]) -> float:
+        return statistics.median(f["seconds"][0] + f["sampling"] for f in found)
+
+    gradient = stock[0]["gradient"]
+    result = {
+        "stock_seconds": seconds(stock),
+        "seconds": seconds(ours),
+        "ratio": seconds(stock) / seconds(ours),
+        "stock_micro_batch": micro,
+        "stock_sampling": statistics.median(f["sampling"] for f in stock),
+        "sampling": statistics.median(f["sampling"] for f in ours),
+        "gradient_difference": float((ours[0]["gradient"] - gradient).norm() / gradient.norm()),
+        "memory_ratio": ours[0]["memory"] / stock[0]["memory"],
+    }
+    print(json.dumps(result, indent=2))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompt", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
+    parser.add_argument("--side")
+    parser.add_argument("--micro", type=int)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.side:
+        side(options.side, options.model, options.prompt, options.micro, options.repeats, options.out)
+        return
+    result = compare(options)
+    command = f"python benchmarks/speed/grpo.py --prompt {options.prompt}"
+    name = f"p{options.prompt}"
+    claims.write(f"speed.grpo_ratio_{name}", round(result["ratio"], 2), "times stock TRL", command, [SEED])
+    claims.write(f"speed.grpo_step_seconds_{name}", round(result["seconds"], 1), "s a step", command, [SEED])
+    claims.write("speed.grpo_max_grad_difference", result["gradient_difference"], "relative", command, [SEED])
+    claims.write("speed.grpo_memory_ratio", round(result["memory_ratio"], 2), "of stock's peak", command, [SEED])
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,8 @@
 
 Both sides get the same base, adapter, prompts, completions and rewards, beta 0.02, no skipping (every group has a
 gradient), the learning rate zero, so that every repeat computes the same. Stock runs in the fastest of its
-micro-batches that stays under 20 GiB. Losses and gradients are compared; sampling is timed apart, of completions that never end.
+micro-batches that stays under 20 GiB. Losses and gradients are compared; sampling is timed apart, of
+completions that never end.
 """
 
 import argparse

@@ -95,6 +95,36 @@ def test_using_an_adapter_merges_it_and_puts_the_old_weights_back(tiny_model: Pa
         torch.testing.assert_close(logits(model, ids), logits(load_base(str(tiny_model)), ids))
 
 
+def test_in_bf16_lora_keeps_its_fp32_weights_and_answers_nearly_alike(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skillcompose import models
+
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
+    ids = torch.randint(1, 200, (2, 9))
+    exact = logits(load_adapter(load_base(str(tiny_model)), tmp_path / "a"), ids)
+    monkeypatch.setattr(models, "fast_dtype", lambda: torch.bfloat16)
+    model = load_adapter(load_base(str(tiny_model)), tmp_path / "a", trainable=True)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    found = model(ids).logits
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - exact).norm() < 0.02 * exact.norm()
+    found.float().logsumexp(-1).sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("length", [9, 800])
+def test_grouped_attention_equals_the_fused_kernel(length: int) -> None:
+    from skillcompose.attention import attend
+
+    query, key, value = (torch.randn(2, heads, length, 16) for heads in (6, 2, 2))
+    seen = torch.ones(length, length, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1)
+    seen[1, :, 3:, 1] = False
+    found, _ = attend(torch.nn.Module(), query, key, value, seen)
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
+    torch.testing.assert_close(found, fused.transpose(1, 2))
+
+
 def test_greedy_decoding_equals_transformers(tiny_model: Path) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
     prompts = [f"Question: What is the size of {name}?\nAnswer:\n" for name in ("brol", "a much longer name", "fenk")]

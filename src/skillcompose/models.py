@@ -2,18 +2,21 @@
 
 import hashlib
 import logging
+import os
+import timeit
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from skillcompose import attention
 from skillcompose.builtin import builtin_folder
 from skillcompose.errors import ModelError
 
@@ -51,12 +54,27 @@ def resolve(name: str, beside: Path = Path()) -> str:
     return name
 
 
+@cache
 def fast_dtype() -> torch.dtype:
-    """bf16 where the hardware multiplies it (AMX, or a GPU), else fp32: emulated bf16 is seven times slower."""
+    """bf16 where it is faster, measured on a CPU: AMX and AVX512-BF16 multiply it, elsewhere it is emulated.
+
+    `SKILLCOMPOSE_DTYPE` (float32 or bfloat16) decides instead, for the same numbers on every machine.
+    """
+    asked = os.environ.get("SKILLCOMPOSE_DTYPE")
+    if asked:
+        if asked not in ("float32", "bfloat16"):
+            raise ModelError(
+                f"SKILLCOMPOSE_DTYPE is {asked!r}; set float32 or bfloat16, or unset it to have it measured"
+            )
+        found: torch.dtype = getattr(torch, asked)
+        return found
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return torch.bfloat16 if amx else torch.float32
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        seconds[dtype] = min(timeit.repeat(partial(torch.mm, a, b), number=2, repeat=5))
+    return torch.bfloat16 if 1.4 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 
 def device() -> torch.device:
@@ -78,7 +96,37 @@ def load_base(folder: str) -> PreTrainedModel:
     )
     # Sampling defaults that the model ships with would otherwise steer generation silently.
     model.generation_config.do_sample = False
+    if device().type == "cpu" and model.config.model_type in attention.LAYOUTS:
+        model.set_attn_implementation(attention.NAME)
+    if model.dtype == torch.bfloat16:
+        _compute_in_bf16(model.base_model)
     return model.requires_grad_(False).eval().to(device())
+
+
+def _compute_in_bf16(layers: PreTrainedModel) -> None:
+    """LoRA's weights stay in fp32 and are multiplied in bf16 as the base's are, wherever the model is called."""
+    inner = layers.forward
+
+    @wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device().type, torch.bfloat16):
+            return inner(*args, **kwargs)
+
+    layers.forward = forward
+
+
+def new_adapter(base: PreTrainedModel, lora: dict[str, Any], seed: int) -> PeftModel:
+    """A fresh LoRA `default` on a base model, in fp32."""
+    set_seed(seed)
+    return _uncast(get_peft_model(base, LoraConfig(**{"lora_dropout": 0.0} | lora, task_type="CAUSAL_LM")))
+
+
+def _uncast(model: PeftModel) -> PeftModel:
+    """Under autocast PEFT's cast of every input to fp32 would be undone at once."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = model.dtype != torch.bfloat16
+    return model
 
 
 def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", trainable: bool = False) -> PeftModel:
@@ -91,8 +139,8 @@ def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", tra
         raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters are not loaded")
     if isinstance(base, PeftModel):
         base.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-        return base
-    return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable)
+        return _uncast(base)
+    return _uncast(PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Stage:
     reads: tuple[str, ...]
     settings: tuple[str, ...]
     keeps: tuple[str, ...] = ()
-    """Parts that outlive a change of the others: a new contextual adapter leaves the parametric one as it is."""
+    """Adapters that outlive a change of the rest: `train_adapter` knows whether it would train them as they are."""
 
     @property
     def function(self) -> Callable[["Work"], None]:
@@ -66,7 +66,13 @@ STAGES = (
         (*MODEL, "adapters.parametric", "adapters.contextual"),
         keeps=("parametric", "contextual"),
     ),
-    Stage("composition", 2, ("questions", "adapters"), (*MODEL, *(f"composition.{name}" for name in COMPOSITION))),
+    Stage(
+        "composition",
+        2,
+        ("questions", "adapters"),
+        (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
+        keeps=("start",),
+    ),
     Stage(
         "evaluation",
         1,

@@ -80,8 +80,7 @@ class Question(Record):
 
     `path` joins the relations walked with " > "; `subject` is the entity that the question starts from, `bridge` the
     one between the first two hops; `seen` says whether a complementary training question passes through that bridge;
-    `retrieved` whether the supporting passage is among `passages`; `wording` numbers the question's wording, so that
-    held-out wordings can be told apart.
+    `retrieved` whether the supporting passage is among `passages`.
     """
 
     id: str
@@ -97,7 +96,6 @@ class Question(Record):
     bridge: str = ""
     seen: bool = False
     retrieved: bool = True
-    wording: int = 0
 
     @property
     def hops(self) -> int:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from skillcompose.adapters.packing import Group, collate, packed
 from skillcompose.errors import TrainingError
-from skillcompose.models import fingerprint, load_adapter, load_base
+from skillcompose.models import fingerprint, load_adapter, load_base, new_adapter
 from skillcompose.progress import Progress
 from skillcompose.run import digest, file_digest
 from skillcompose.training import (
@@ -67,8 +66,7 @@ def train_adapter(
     batch = settings.get("per_device_train_batch_size", 8)
     ordered = training_order(groups, int(settings.pop("num_train_epochs", 1)), batch, seed)
     model = load_base(base)
-    if start is not None:
-        model = load_adapter(model, start, trainable=True)
+    model = load_adapter(model, start, trainable=True) if start else new_adapter(model, lora or {}, seed)
     arguments = SFTConfig(
         **machine_settings(scratch, seed),
         **settings,
@@ -85,9 +83,6 @@ def train_adapter(
             train_dataset=Dataset.from_list([packed(group, tokenizer) for group in ordered]),
             processing_class=tokenizer,
             data_collator=collate,
-            peft_config=None
-            if start is not None
-            else LoraConfig(**{"lora_dropout": 0.0} | (lora or {}), task_type="CAUSAL_LM"),
             callbacks=[Watch(progress, what)],
         )
         trainer.remove_callback(PrinterCallback)

@@ -27,21 +27,18 @@ def run(work: Work) -> None:
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
     )
     start = work.folder / "start"
-    if not (start / "training.json").is_file():
-        rng = random.Random(f"consolidation {recipe.seed}")
-        blocks = mixture.blocks(settings.consolidation.rows, rng)
-        train_adapter(
-            base,
-            tokenizer,
-            blocks,
-            start,
-            work.folder / "work" / "start",
-            settings.consolidation.sft,
-            recipe.seed,
-            work.progress,
-            "consolidation",
-            start=work.folder / "merged",
-        )
+    train_adapter(
+        base,
+        tokenizer,
+        mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}")),
+        start,
+        work.folder / "work" / "start",
+        settings.consolidation.sft,
+        recipe.seed,
+        work.progress,
+        "consolidation",
+        start=work.folder / "merged",
+    )
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
         results = {}

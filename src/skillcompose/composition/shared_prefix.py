@@ -21,13 +21,13 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from skillcompose.adapters.packing import IGNORED, collate, packed
+from skillcompose.attention import LAYOUTS
 from skillcompose.generation import Sampling, generate
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.training import head_on_labels_only
 
 logger = logging.getLogger(__name__)
-SHARED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 REPLAY_SEQUENCES = 2
 
 
@@ -40,7 +40,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._buffered_inputs: Any = None
         self.rollouts = rollouts
         base = self.model.get_base_model()
-        self.shared = base.config.model_type in SHARED
+        self.shared = base.config.model_type in LAYOUTS
         if not self.shared:
             logger.warning("no shared-prefix scoring for architecture %r: TRL's own is used", base.config.model_type)
             return

@@ -8,6 +8,8 @@ from X of training.
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import product
+from math import ceil
 
 from skillcompose.index import Retriever
 from skillcompose.models import load_tokenizer, resolve
@@ -20,7 +22,8 @@ from skillcompose.types import Fact, Level, Question, Skill
 
 VALIDATION_BRIDGES = 0.15
 SEEN_TEST_SHARE = 0.2
-TRAIN_WORDINGS = 2
+TRAIN_WORDINGS = 3
+"""Questions about each walk of the largest training path; smaller paths ask in more ways, or RL would forget them."""
 FREE_ROWS = 0.3
 Walk = tuple[Fact, Fact]
 
@@ -43,19 +46,22 @@ def complementary_questions(
     splits: Splits = {"train": [], "validation": [], "test": []}
     taken: set[str] = set()
     for split in ("test", "validation", "train"):
+        chosen: dict[str, list[Walk]] = {}
         for name in paths[split]:
             # A validation path that is no training path may ask about every bridge that is not unseen.
             free = split == "validation" and name not in paths["train"]
-            chosen = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
-            if split == "train":
-                chosen = [w for w in chosen if w[0].subject not in taken]
-            taken |= {w[0].subject for w in chosen}
-            asked = [q for walk in chosen for q in _questions(walk, split, recipe, rng)]
+            found = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
+            chosen[name] = [w for w in found if split != "train" or w[0].subject not in taken]
+            taken |= {w[0].subject for w in chosen[name]}
+        most = max(map(len, chosen.values()), default=0)
+        for path_walks in chosen.values():
+            count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
+            asked = [q for walk in path_walks for q in _questions(walk, split, count, recipe, rng)]
             splits[split] += proof.keep(asked, dropped)
     seen = {q.bridge for q in splits["train"]}
     trained = set(paths["train"])
-    for split, found in splits.items():
-        splits[split] = [replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in found]
+    for split, asked in splits.items():
+        splits[split] = [replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in asked]
     # A tested bridge is unseen (in no training and no validation question) or trained on; nothing in between.
     splits["test"] = [q for q in splits["test"] if q.seen or q.bridge in unseen]
     return splits
@@ -126,12 +132,15 @@ def level_of(path: str, trained: set[str]) -> Level:
     return Level.COMPOSITION if set(path_relations(path)) <= used else Level.ZERO_SHOT
 
 
-def _questions(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> list[Question]:
-    """One question; in training two wordings of it."""
-    wordings = of_split(questions(walk[1].relation, recipe), split)
+def _questions(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
+    """At most so many questions that walk the same way, each worded differently."""
     names = references_of_split(references(walk[0].relation, recipe), split)
-    chosen = rng.sample(wordings, min(TRAIN_WORDINGS if split == "train" else 1, len(wordings)))
-    return [ask(list(walk), wording, rng.choice(names), n, Skill.COMPLEMENTARY, recipe) for n, wording in chosen]
+    ways = list(product(of_split(questions(walk[1].relation, recipe), split), names))
+    chosen = rng.sample(ways, min(count, len(ways)))
+    return [
+        ask(list(walk), wording, name, number, Skill.COMPLEMENTARY, recipe)
+        for number, ((_, wording), name) in enumerate(chosen)
+    ]
 
 
 class Proof:

@@ -50,7 +50,6 @@ def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Que
                     "profile",
                     (),  # no hops: neither a single question nor a chain
                     subject=subject,
-                    wording=number,
                 )
             )
     return rows

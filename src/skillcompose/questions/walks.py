@@ -31,7 +31,6 @@ def ask(hops: list[Fact], wording: str, reference: str, number: int, skill: Skil
         tuple(fact.id for fact in hops),
         subject=hops[0].subject,
         bridge=hops[0].object if len(hops) > 1 else "",
-        wording=number,
     )
 
 

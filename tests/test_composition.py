@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from skillcompose.adapters.packing import Group, Row, collate, packed
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
@@ -16,6 +15,7 @@ from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
 from skillcompose.generation import Sampling, answer_texts, generate
 from skillcompose.models import load_adapter, load_base, using
+from skillcompose.packing import Group, Row, collate, packed
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 TARGETS = ["q_proj", "down_proj"]
@@ -167,12 +167,12 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
 
     logs = torch.log_softmax(model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.float() / 0.7, -1)
     plain = logs[:, 6:-1].gather(-1, completions[..., None])[..., 0]
-    shared, entropies = score(model, 0.7, ids=ids, mask=mask, keep=5, rows=6, entropy=True)
+    shared, entropies = score(model, model, 0.7, ids, mask.bool(), 5, True)
     kept = mask[:, 7:].bool()
     torch.testing.assert_close(shared[kept], plain[kept], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropies[kept], -(logs.exp() * logs).sum(-1)[:, 6:-1][kept], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
-    single, _ = score(model, 0.7, ids=ids[:, :8], mask=mask[:, :8], keep=1, rows=6, entropy=False)
+    single, _ = score(model, model, 0.7, ids[:, :8], mask[:, :8].bool(), 1, False)
     torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
 
 

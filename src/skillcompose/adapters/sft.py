@@ -8,20 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from skillcompose.adapters.packing import Group, collate, packed
 from skillcompose.errors import TrainingError
 from skillcompose.models import fingerprint, load_adapter, load_base, new_adapter
+from skillcompose.packing import Group, collate, packed
 from skillcompose.progress import Progress
 from skillcompose.run import digest, file_digest
 from skillcompose.training import (
     Watch,
     check_moved,
     check_trainable,
-    head_on_labels_only,
+    label_log_probs,
     last_checkpoint,
     machine_settings,
 )
@@ -30,6 +31,19 @@ from skillcompose.types import read_json, write_json
 BUCKET_BATCHES = 8
 VERSION = 1  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
+
+
+class AdapterTrainer(SFTTrainer):
+    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        log_probs = label_log_probs(model, self.accelerator.unwrap_model(model), inputs)
+        if num_items_in_batch is None:
+            return -log_probs.mean()
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return -log_probs.sum() * processes / num_items_in_batch
 
 
 def train_adapter(
@@ -76,21 +90,20 @@ def train_adapter(
         remove_unused_columns=False,
     )
     begin = time.monotonic()
-    with head_on_labels_only():
-        trainer = SFTTrainer(
-            model,
-            arguments,
-            train_dataset=Dataset.from_list([packed(group, tokenizer) for group in ordered]),
-            processing_class=tokenizer,
-            data_collator=collate,
-            callbacks=[Watch(progress, what)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        if len(trainer.train_dataset) != len(ordered):
-            raise TrainingError(f"TRL dropped {len(ordered) - len(trainer.train_dataset)} of {len(ordered)} sequences")
-        before = check_trainable(trainer.model, "adapters")
-        trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
-        check_moved(trainer.model, before, "adapters")
+    trainer = AdapterTrainer(
+        model,
+        arguments,
+        train_dataset=Dataset.from_list([packed(group, tokenizer) for group in ordered]),
+        processing_class=tokenizer,
+        data_collator=collate,
+        callbacks=[Watch(progress, what)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if len(trainer.train_dataset) != len(ordered):
+        raise TrainingError(f"TRL dropped {len(ordered) - len(trainer.train_dataset)} of {len(ordered)} sequences")
+    before = check_trainable(trainer.model, "adapters")
+    trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
+    check_moved(trainer.model, before, "adapters")
     trainer.model.save_pretrained(folder, selected_adapters=["default"])
     history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])

@@ -24,7 +24,6 @@ from transformers import (
 )
 from trl import GRPOConfig
 
-from skillcompose.adapters.packing import Group
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
@@ -32,6 +31,7 @@ from skillcompose.errors import TrainingError
 from skillcompose.generation import answer_texts
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_adapter, load_base, using
+from skillcompose.packing import Group
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
 from skillcompose.training import Watch, check_moved, check_trainable, last_checkpoint, machine_settings

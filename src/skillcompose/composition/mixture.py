@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import cycle, zip_longest
 
-from skillcompose.adapters.packing import Group, group
+from skillcompose.packing import Group, group
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8

@@ -6,10 +6,8 @@ groups whose rewards are all equal (advantage zero) are not scored at all; the n
 Other architectures than Llama's layout keep TRL's own scoring.
 """
 
-import functools
 import json
 import logging
-import types
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,12 +18,12 @@ from peft import PeftModel
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from skillcompose.adapters.packing import IGNORED, collate, packed
 from skillcompose.attention import LAYOUTS
 from skillcompose.generation import Sampling, generate
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
-from skillcompose.training import head_on_labels_only
+from skillcompose.packing import IGNORED, collate, packed
+from skillcompose.training import head_at, label_log_probs
 
 logger = logging.getLogger(__name__)
 REPLAY_SEQUENCES = 2
@@ -43,16 +41,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self.shared = base.config.model_type in LAYOUTS
         if not self.shared:
             logger.warning("no shared-prefix scoring for architecture %r: TRL's own is used", base.config.model_type)
-            return
-        inner = base.forward
-
-        # Through the wrapped model's forward, so that several processes stay in step; the signature is kept because
-        # callers inspect it.
-        @functools.wraps(type(base).forward)
-        def forward(module: Any, *a: Any, shared_prefix: dict[str, Any] | None = None, **k: Any) -> Any:
-            return inner(*a, **k) if shared_prefix is None else score(module, self.temperature, **shared_prefix)
-
-        base.forward = types.MethodType(forward, base)
 
     def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Prompts arrive repeated; a group may be cut at a process boundary, so equal neighbours are grouped."""
@@ -119,15 +107,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _replay_losses(self, model: Any) -> Iterator[torch.Tensor]:
         """Weighted mean loss over this step's replayed completion tokens, in parts that fit in memory.
 
-        TRL's fused head scores at the sampling temperature, so replay teaches the policy as it is sampled.
+        At the sampling temperature, so replay teaches the policy as it is sampled.
         """
         sequences = [packed(block, self.processing_class) for block in self.replay.at(self.state.global_step)]
         total = sum(label != IGNORED for found in sequences for label in found["labels"])
         for i in range(0, len(sequences), REPLAY_SEQUENCES):
             batch = {n: t.to(self.accelerator.device) for n, t in collate(sequences[i : i + REPLAY_SEQUENCES]).items()}
-            with head_on_labels_only():
-                out = model(**batch, use_cache=False, fused_lm_head=True)
-            yield -self.replay.weight * out.log_probs.sum() / total
+            log_probs = label_log_probs(model, self.accelerator.unwrap_model(model), batch, self.temperature)
+            yield -self.replay.weight * log_probs.sum() / total
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -151,40 +138,26 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
-        logps, entropies = model(
-            shared_prefix={
-                "ids": input_ids,
-                "mask": attention_mask,
-                "keep": logits_to_keep,
-                "rows": batch_size or len(input_ids),
-                "entropy": compute_entropy,
-            }
-        )
-        return logps, entropies, None
+        rows = batch_size or len(input_ids)
+        plain = self.accelerator.unwrap_model(model)
+        parts = [
+            score(model, plain, self.temperature, ids, mask.bool(), logits_to_keep, compute_entropy)
+            for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
+        ]
+        logps, entropies = (torch.cat(found) for found in zip(*parts, strict=True))
+        return logps, entropies if compute_entropy else None, None
 
 
 def score(
-    model: Any, temperature: float, *, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: int, entropy: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities of the last `keep` tokens of each row, (B, keep), zero where the mask is zero.
+    wrapped: Any, model: Any, temperature: float, ids: torch.Tensor, mask: torch.Tensor, keep: int, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies of the last `keep` tokens of each row, (B, keep), zero where the mask is false.
 
     Prompts are left-padded, completions right-padded. Each distinct prompt is computed once, and so is each distinct
-    completion of it; padding is not computed. Entropies carry no gradient.
+    completion of it; padding is not computed. Entropies carry no gradient. `wrapped` is what to call for `model`.
     """
-    logps, entropies = [], []
-    for i in range(0, len(ids), rows):
-        part, back = torch.unique(torch.cat([ids[i : i + rows], mask[i : i + rows]], 1), dim=0, return_inverse=True)
-        tokens, seen = part.chunk(2, 1)
-        seen = seen.bool()
-        found, uncertain = _score(model, temperature, tokens, seen, keep, entropy)
-        logps.append(found[back])
-        entropies.append(uncertain[back])
-    return torch.cat(logps), torch.cat(entropies) if entropy else None
-
-
-def _score(
-    model: Any, temperature: float, tokens: torch.Tensor, seen: torch.Tensor, keep: int, entropy: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+    distinct, back = torch.unique(torch.cat([ids, mask], 1), dim=0, return_inverse=True)
+    tokens, seen = distinct[:, : ids.shape[1]], distinct[:, ids.shape[1] :].bool()
     prompts = [row[m].tolist() for row, m in zip(tokens[:, :-keep], seen[:, :-keep], strict=True)]
     completions = [row[m].tolist() for row, m in zip(tokens[:, -keep:], seen[:, -keep:], strict=True)]
     sequences: list[dict[str, list[int]]] = []
@@ -201,14 +174,15 @@ def _score(
             sequence["position_ids"] += range(len(prompt), len(prompt) + len(inputs))
             sequence["branches"] += [branch] * len(inputs)
         sequences.append(sequence | {"labels": [IGNORED] * len(sequence["input_ids"])})
-    batch = {n: t.to(tokens.device) for n, t in collate(sequences).items() if n != "labels"}
-    hidden = model.model(**batch, use_cache=False).last_hidden_state
-    sequence_of, position_of = torch.tensor(where, device=tokens.device).T
-    logs = torch.log_softmax(model.lm_head(hidden[sequence_of, position_of]).float() / temperature, -1)
-    wanted = torch.tensor([token for row in completions for token in row], device=tokens.device)
+    batch = {n: t.to(ids.device) for n, t in collate(sequences).items() if n != "labels"}
+    where_ = torch.tensor(where, device=ids.device)
+    with head_at(model, tuple(where_.T)):
+        logits = wrapped(**batch, use_cache=False).logits
+    logs = torch.log_softmax(logits.float() / temperature, -1)
+    wanted = torch.tensor([token for row in completions for token in row], device=ids.device)
     kept = seen[:, -keep:]
-    empty = torch.zeros(kept.shape, device=tokens.device)
+    empty = torch.zeros(kept.shape, device=ids.device)
     logps = empty.masked_scatter(kept, logs.gather(-1, wanted[:, None])[:, 0])
     with torch.no_grad():
-        spread = -(logs.exp() * logs).sum(-1) if entropy else torch.zeros(len(wanted), device=tokens.device)
-    return logps, empty.masked_scatter(kept, spread)
+        spread = -(logs.exp() * logs).sum(-1) if entropy else torch.zeros(len(wanted), device=ids.device)
+    return logps[back], empty.masked_scatter(kept, spread)[back]

@@ -32,8 +32,9 @@ def attend(
     batch, heads, length, width = query.shape
     groups, size = key.shape[1], key.shape[2]
     if length * size > LARGEST:
+        key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
         fused = torch.nn.functional.scaled_dot_product_attention
-        out = fused(query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=heads > groups)
+        out = fused(query, key, value, attention_mask, dropout, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
     scale = width**-0.5 if scaling is None else scaling
     rows = (query * scale).reshape(batch * groups, heads // groups * length, width)

@@ -10,8 +10,43 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
+from skillcompose.models import head_at
 from skillcompose.progress import Progress
+
+ROOM = 64  # tokens
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values with room for more tokens: concatenating copies the whole cache for each of them."""
+
+    room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        old, (batch, heads, new, width) = self.get_seq_length(), key_states.shape
+        if self.room is None or old + new > self.room[0].shape[2]:
+            room = [states.new_empty(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
+            if old:
+                room[0][:, :, :old], room[1][:, :, :old] = self.keys, self.values
+            self.room = room[0], room[1]
+        keys, values = self.room
+        keys[:, :, old : old + new], values[:, :, old : old + new] = key_states, value_states
+        self.keys, self.values = keys[:, :, : old + new], values[:, :, : old + new]
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.room = None
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.room = None
 
 
 @dataclass(frozen=True)
@@ -79,15 +114,17 @@ def _generate(
     ids = torch.tensor([[end] * (width - len(row)) + row for row in prompts], device=place)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=place)
     cache: Any = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    # Not `logits_to_keep`: its slice is not contiguous, and a CPU then copies the head's weights for every prompt.
+    with head_at(model, (slice(None), -1)):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
         logits = logits.repeat_interleave(num_generations, 0)

@@ -172,6 +172,20 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
+@contextmanager
+def head_at(model: torch.nn.Module, where: Any) -> Iterator[None]:
+    """The LM head sees only the hidden states (N, H) that `where` indexes, so `model(...).logits` is (N, V).
+
+    A hook, so that the call still goes through whatever wraps the model.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][where],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def fingerprint(folder: str) -> str:
     """sha256 over the weights and the tokenizer of a local model folder; the name itself for a hub model."""
     files = sorted(p for p in Path(folder).glob("*") if p.suffix == ".safetensors" or p.name == "tokenizer.json")

@@ -1,7 +1,5 @@
 """What SFT and GRPO share: settings that the machine decides, progress, checkpoints that are whole or do not count."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose.errors import TrainingError
-from skillcompose.models import tensors_digest
+from skillcompose.models import head_at, tensors_digest
 from skillcompose.packing import IGNORED
 from skillcompose.progress import Progress
 
@@ -39,20 +37,6 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end: a kill can leave half of one behind."""
     found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
     return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
-
-
-@contextmanager
-def head_at(model: torch.nn.Module, where: Any) -> Iterator[None]:
-    """The LM head sees only the hidden states (N, H) that `where` indexes, so `model(...).logits` is (N, V).
-
-    A hook, so that the call still goes through whatever wraps the model.
-    """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][where],))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def label_log_probs(

@@ -21,9 +21,9 @@ from trl.trainer.utils import split_tensor_dict
 from skillcompose.attention import LAYOUTS
 from skillcompose.generation import Sampling, generate
 from skillcompose.metrics import exact_match
-from skillcompose.models import using
+from skillcompose.models import head_at, using
 from skillcompose.packing import IGNORED, collate, packed
-from skillcompose.training import head_at, label_log_probs
+from skillcompose.training import label_log_probs
 
 logger = logging.getLogger(__name__)
 REPLAY_SEQUENCES = 2

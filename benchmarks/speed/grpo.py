@@ -25,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
+from stock import LORA, stock_policy
 
 PROMPTS, GROUP, NEW = 4, 8, 32
 MICRO_BATCHES = (8, 16, 32)
@@ -35,19 +36,18 @@ SEED = 0
 def side(name: str, model: str, prompt_tokens: int, micro: int, repeats: int, out: Path) -> None:
     """Runs in a process of its own; writes seconds, loss, gradients and peak memory to `out`."""
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
     from skillcompose.generation import Sampling, generate
-    from skillcompose.models import load_base, load_tokenizer, resolve
+    from skillcompose.models import load_base, load_tokenizer, new_adapter, resolve
     from skillcompose.training import machine_settings
 
     folder = resolve(model)
-    tokenizer, base = load_tokenizer(folder), load_base(folder)
+    tokenizer = load_tokenizer(folder)
+    policy = stock_policy(folder, SEED) if name == "stock" else new_adapter(load_base(folder), LORA, SEED)
     torch.manual_seed(SEED)
-    policy = get_peft_model(base, LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"))
     for parameter_name, parameter in policy.named_parameters():
         if "lora_B" in parameter_name:
             parameter.data.normal_(0, 0.01)

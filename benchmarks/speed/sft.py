@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
+from stock import LORA, stock_policy
 
 ROWS, BATCH, SEED = 192, 8, 0
 
@@ -65,7 +66,7 @@ def side(name: str, questions: Path, scratch: Path) -> None:
         tokens.append(int((batch["labels"] != -100).sum()))
         return batch
 
-    model = new_adapter(load_base(folder), recipe.adapters.parametric.lora, SEED)
+    model = stock_policy(folder, SEED) if name == "stock" else new_adapter(load_base(folder), LORA, SEED)
     settings = machine_settings(scratch, SEED) | {
         "save_strategy": "no",
         "learning_rate": 0.0,

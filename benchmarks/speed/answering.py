@@ -1,0 +1,105 @@
+"""Answering as the evaluation does it, against one question at a time and against batches through `generate`.
+
+    python benchmarks/speed/answering.py        the claims `speed.evaluation_*`; needs the demo's finished run
+
+All three get the demo's composed adapter merged where that is exact, and the same test questions with their
+passages. In fp32 the answers must be identical. `batches` are 16 left-padded prompts of similar length.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import claims
+
+QUESTIONS, BATCH, SEED = 48, 16, 0
+SIDES = ("single", "batches", "ours")
+
+
+def side(name: str, run: Path) -> None:
+    """Runs in a process of its own; prints seconds and answers as JSON."""
+    import torch
+
+    import skillcompose
+    from skillcompose.generation import answer_texts
+    from skillcompose.prompts import prompt
+    from skillcompose.types import Question, read_jsonl
+
+    policy = skillcompose.Policy.from_run(run)
+    model, tokenizer = policy.model, policy.tokenizer
+    if name != "ours":
+        model.set_attn_implementation("sdpa")
+    skills = ("parametric", "contextual", "complementary")
+    asked = [q for s in skills for q in read_jsonl(run / "04-questions" / f"{s}.test.jsonl", Question)]
+    prompts = [prompt(q.text, q.passages) for q in random.Random(SEED).sample(asked, QUESTIONS)]
+
+    def generated(texts: list[str]) -> list[str]:
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        with torch.no_grad():
+            rows = model.generate(
+                **batch,
+                max_new_tokens=policy.max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        found: list[str] = tokenizer.batch_decode(rows[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in found]
+
+    def answers() -> list[str]:
+        if name == "ours":
+            return answer_texts(model, tokenizer, prompts, policy.max_new_tokens)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        size = BATCH if name == "batches" else 1
+        texts = dict[int, str]()
+        for i in range(0, len(order), size):
+            rows = order[i : i + size]
+            texts |= zip(rows, generated([prompts[row] for row in rows]), strict=True)
+        return [texts[i] for i in range(len(prompts))]
+
+    begin = time.monotonic()
+    texts = answers()
+    print(json.dumps({"seconds": time.monotonic() - begin, "answers": texts}))
+
+
+def measure(name: str, run: Path, dtype: str | None = None) -> dict[str, Any]:
+    wanted = {"SKILLCOMPOSE_DTYPE": dtype} if dtype else {}
+    command = [sys.executable, __file__, "--side", name, "--run", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | wanted)
+    if done.returncode:
+        raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=claims.ROOT / "runs" / "quickstart")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--side", choices=SIDES)
+    options = parser.parse_args()
+    if options.side:
+        side(options.side, options.run)
+        return
+    exact = {name: measure(name, options.run, "float32")["answers"] for name in SIDES}
+    for name in SIDES[:-1]:
+        differing = sum(a != b for a, b in zip(exact[name], exact["ours"], strict=True))
+        if differing:
+            raise SystemExit(f"{differing} of {QUESTIONS} answers differ from {name} in fp32")
+    turns = [[measure(name, options.run)["seconds"] for name in SIDES] for _ in range(options.repeats)]
+    single, batches, ours = (statistics.median(times) for times in zip(*turns, strict=True))
+    print(f"{QUESTIONS} questions: one at a time {single:.1f} s, batches {batches:.1f} s, ours {ours:.1f} s")
+    command = "python benchmarks/speed/answering.py"
+    claims.write("speed.evaluation_ratio", round(single / ours, 2), "times one at a time", command, [SEED])
+    claims.write("speed.evaluation_ratio_batches", round(batches / ours, 2), "times batches of 16", command, [SEED])
+
+
+if __name__ == "__main__":
+    main()

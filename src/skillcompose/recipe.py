@@ -107,9 +107,9 @@ class Consolidation(Section):
 
 
 class Replay(Section):
-    rows: int = Field(8, ge=0)
+    rows: int = Field(16, ge=0)
     """Atomic rows trained on at every GRPO step."""
-    weight: float = Field(0.5, ge=0)
+    weight: float = Field(1.0, ge=0)
 
 
 class Composition(Section):

@@ -16,6 +16,7 @@ from skillcompose.models import head_at
 from skillcompose.progress import Progress
 
 ROOM = 64  # tokens
+BATCH_TOKENS = 12_000  # prompts and answers of one batch, padding included
 
 
 class GrowingLayer(DynamicLayer):
@@ -64,13 +65,16 @@ def answer_texts(
     max_new_tokens: int,
     progress: Progress | None = None,
     what: str = "answering",
-    batch_rows: int = 32,
 ) -> list[str]:
     """One greedy completion per prompt, in the order of the prompts."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     texts = [""] * len(prompts)
-    batches = [order[i : i + batch_rows] for i in range(0, len(order), batch_rows)]
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * (len(encoded[i]) + max_new_tokens) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
     for batch in (progress or Progress()).each(batches, what, len(batches)) if progress else batches:
         rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
         for i, ids in zip(batch, rows, strict=True):

@@ -58,7 +58,7 @@ STAGES = (
     Stage("passages", 1, (), ("passages",)),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 2, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
+    Stage("questions", 3, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
     Stage(
         "adapters",
         2,

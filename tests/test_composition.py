@@ -113,24 +113,14 @@ def test_in_bf16_lora_keeps_its_fp32_weights_and_answers_nearly_alike(
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("length", [9, 800])
-def test_grouped_attention_equals_the_fused_kernel(length: int) -> None:
-    from skillcompose.attention import attend
-
-    query, key, value = (torch.randn(2, heads, length, 16) for heads in (6, 2, 2))
-    seen = torch.ones(length, length, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1)
-    seen[1, :, 3:, 1] = False
-    found, _ = attend(torch.nn.Module(), query, key, value, seen)
-    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
-    torch.testing.assert_close(found, fused.transpose(1, 2))
-
-
-def test_greedy_decoding_equals_transformers(tiny_model: Path) -> None:
+@pytest.mark.parametrize("names", [["brol", "a much longer name", "fenk"], ["one"]])
+def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str]) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
-    prompts = [f"Question: What is the size of {name}?\nAnswer:\n" for name in ("brol", "a much longer name", "fenk")]
+    prompts = [f"Question: What is the size of {name}?\nAnswer:\n" for name in names]
     tokenizer.padding_side = "left"
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
-    rows = model.generate(
+    stock = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    rows = stock.generate(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=20, do_sample=False
     )
     expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
@@ -167,12 +157,12 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
 
     logs = torch.log_softmax(model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.float() / 0.7, -1)
     plain = logs[:, 6:-1].gather(-1, completions[..., None])[..., 0]
-    shared, entropies = score(model, model, 0.7, ids, mask.bool(), 5, True)
+    shared, entropies = score(model, model, 0.7, ids, mask.bool(), 5)
     kept = mask[:, 7:].bool()
     torch.testing.assert_close(shared[kept], plain[kept], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropies[kept], -(logs.exp() * logs).sum(-1)[:, 6:-1][kept], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
-    single, _ = score(model, model, 0.7, ids[:, :8], mask[:, :8].bool(), 1, False)
+    single, _ = score(model, model, 0.7, ids[:, :8], mask[:, :8].bool(), 1)
     torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
 
 

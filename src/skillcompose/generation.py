@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from skillcompose.models import head_at
+from skillcompose.kernels.head import head_at
 from skillcompose.progress import Progress
 
 ROOM = 64  # tokens

@@ -16,9 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from skillcompose import attention
 from skillcompose.builtin import builtin_folder
 from skillcompose.errors import ModelError
+from skillcompose.kernels import LAYOUTS, attention, lora
 
 
 def quiet_libraries() -> None:
@@ -88,15 +88,15 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(folder: str) -> PreTrainedModel:
-    """The base model in the fast dtype, frozen and in evaluation mode."""
+def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The base model in `dtype`, or in the fast one; frozen and in evaluation mode."""
     quiet_libraries()
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=fast_dtype(), trust_remote_code=False, use_safetensors=True
+        folder, dtype=dtype or fast_dtype(), trust_remote_code=False, use_safetensors=True
     )
     # Sampling defaults that the model ships with would otherwise steer generation silently.
     model.generation_config.do_sample = False
-    if device().type == "cpu" and model.config.model_type in attention.LAYOUTS:
+    if device().type == "cpu" and model.config.model_type in LAYOUTS:
         model.set_attn_implementation(attention.NAME)
     if model.dtype == torch.bfloat16:
         _compute_in_bf16(model.base_model)
@@ -115,18 +115,16 @@ def _compute_in_bf16(layers: PreTrainedModel) -> None:
     layers.forward = forward
 
 
-def new_adapter(base: PreTrainedModel, lora: dict[str, Any], seed: int) -> PeftModel:
+def new_adapter(base: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftModel:
     """A fresh LoRA `default` on a base model, in fp32."""
     set_seed(seed)
-    return _uncast(get_peft_model(base, LoraConfig(**{"lora_dropout": 0.0} | lora, task_type="CAUSAL_LM")))
+    return get_peft_model(base, _ours(LoraConfig(**{"lora_dropout": 0.0} | settings, task_type="CAUSAL_LM")))
 
 
-def _uncast(model: PeftModel) -> PeftModel:
-    """Under autocast PEFT's cast of every input to fp32 would be undone at once."""
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = model.dtype != torch.bfloat16
-    return model
+def _ours(config: LoraConfig) -> LoraConfig:
+    """PEFT's way to bring one's own layer for a kind of module; it is not saved with the configuration."""
+    config._register_custom_module({torch.nn.Linear: lora.Linear})
+    return config
 
 
 def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", trainable: bool = False) -> PeftModel:
@@ -139,16 +137,18 @@ def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", tra
         raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters are not loaded")
     if isinstance(base, PeftModel):
         base.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-        return _uncast(base)
-    return _uncast(PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable))
+        return base
+    config = _ours(LoraConfig.from_pretrained(str(folder)))
+    return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable, config=config)
 
 
 @contextmanager
 def using(model: PeftModel, name: str | None) -> Iterator[None]:
-    """Answer with one adapter, or with the bare base when None; its weights are merged meanwhile where that is exact.
+    """Answer with one adapter, or with the bare base when None.
 
-    Merging saves two small products per linear layer and token. It is done on fp32 weights only: in bf16 a small
-    adapter would be rounded away. The old weights are put back, not recomputed.
+    An fp32 base has the adapter merged meanwhile, which saves two small products per linear layer and token. In bf16
+    a small adapter would be rounded away: there its weights are cast once, not at every token. The old weights are
+    put back, not recomputed.
     """
     if name is None:
         with model.disable_adapter():
@@ -156,34 +156,24 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
         return
     model.set_adapter(name)
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
-    exact = bool(layers) and layers[0].get_base_layer().weight.dtype == torch.float32
-    saved: list[tuple[Any, torch.Tensor]] = []
+    changed: dict[torch.nn.Parameter, torch.Tensor] = {}
+    for layer in layers:
+        weight = layer.get_base_layer().weight
+        if weight.dtype == torch.float32:
+            changed[weight] = weight.data + layer.get_delta_weight(name).detach()
+            layer.merged_adapters.append(name)
+        else:
+            changed |= {part[name].weight: part[name].weight.to(weight.dtype) for part in (layer.lora_A, layer.lora_B)}
+    saved = {weight: weight.data for weight in changed}
     try:
-        if exact:
-            for layer in layers:
-                weight = layer.get_base_layer().weight
-                saved.append((layer, weight.data))
-                weight.data = weight.data + layer.get_delta_weight(name).detach()
-                layer.merged_adapters.append(name)
+        for weight, value in changed.items():
+            weight.data = value.detach()
         yield
     finally:
-        for layer, weight in saved:
-            layer.get_base_layer().weight.data = weight
+        for weight, value in saved.items():
+            weight.data = value
+        for layer in layers:
             layer.merged_adapters.clear()
-
-
-@contextmanager
-def head_at(model: torch.nn.Module, where: Any) -> Iterator[None]:
-    """The LM head sees only the hidden states (N, H) that `where` indexes, so `model(...).logits` is (N, V).
-
-    A hook, so that the call still goes through whatever wraps the model.
-    """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][where],))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def fingerprint(folder: str) -> str:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
-from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.models import device, load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run
@@ -41,8 +41,8 @@ class Policy:
         recipe = load_recipe(run)
         adapter = run.require("composition") / "composed"
         base = resolve(recipe.model, recipe.source.parent)
-        model = load_adapter(load_base(base), adapter)
-        # Merged weights answer faster, but bf16 would round most of what RL learnt away.
+        # Merged weights answer a single question faster than bf16 does, which would round most of what RL learnt away.
+        model = load_adapter(load_base(base, torch.float32 if device().type == "cpu" else None), adapter)
         model = model.merge_and_unload() if model.dtype == torch.float32 else model
         retriever = Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)

@@ -8,7 +8,8 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose.errors import TrainingError
-from skillcompose.models import head_at, tensors_digest
+from skillcompose.kernels.head import token_log_probs
+from skillcompose.models import tensors_digest
 from skillcompose.packing import IGNORED
 from skillcompose.progress import Progress
 
@@ -42,16 +43,12 @@ def last_checkpoint(folder: Path) -> str | None:
 def label_log_probs(
     wrapped: torch.nn.Module, model: torch.nn.Module, batch: dict[str, torch.Tensor], temperature: float = 1.0
 ) -> torch.Tensor:
-    """Log-probabilities (N,) of the labelled tokens of a collated batch; `wrapped` is what to call for `model`.
-
-    The vocabulary is most of a small model, and TRL's own head is slow off CUDA.
-    """
+    """Log-probabilities (N,) of the labelled tokens of a collated batch; `wrapped` is what to call for `model`."""
     following = batch["labels"].roll(-1, 1)
     following[:, -1] = IGNORED
     where = following != IGNORED
-    with head_at(model, where):
-        logits = wrapped(**{n: t for n, t in batch.items() if n != "labels"}, use_cache=False).logits
-    return -torch.nn.functional.cross_entropy(logits.float() / temperature, following[where], reduction="none")
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    return token_log_probs(wrapped, model, inputs, where, following[where], temperature)[0]
 
 
 class Watch(TrainerCallback):

@@ -18,10 +18,11 @@ from peft import PeftModel
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from skillcompose.attention import LAYOUTS
 from skillcompose.generation import Sampling, generate
+from skillcompose.kernels import LAYOUTS
+from skillcompose.kernels.head import token_log_probs
 from skillcompose.metrics import exact_match
-from skillcompose.models import head_at, using
+from skillcompose.models import using
 from skillcompose.packing import IGNORED, collate, packed
 from skillcompose.training import label_log_probs
 
@@ -141,7 +142,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         rows = batch_size or len(input_ids)
         plain = self.accelerator.unwrap_model(model)
         parts = [
-            score(model, plain, self.temperature, ids, mask.bool(), logits_to_keep, compute_entropy)
+            score(model, plain, self.temperature, ids, mask.bool(), logits_to_keep)
             for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
         ]
         logps, entropies = (torch.cat(found) for found in zip(*parts, strict=True))
@@ -149,7 +150,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
 
 def score(
-    wrapped: Any, model: Any, temperature: float, ids: torch.Tensor, mask: torch.Tensor, keep: int, entropy: bool
+    wrapped: Any, model: Any, temperature: float, ids: torch.Tensor, mask: torch.Tensor, keep: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and entropies of the last `keep` tokens of each row, (B, keep), zero where the mask is false.
 
@@ -175,14 +176,12 @@ def score(
             sequence["branches"] += [branch] * len(inputs)
         sequences.append(sequence | {"labels": [IGNORED] * len(sequence["input_ids"])})
     batch = {n: t.to(ids.device) for n, t in collate(sequences).items() if n != "labels"}
-    where_ = torch.tensor(where, device=ids.device)
-    with head_at(model, tuple(where_.T)):
-        logits = wrapped(**batch, use_cache=False).logits
-    logs = torch.log_softmax(logits.float() / temperature, -1)
+    index = tuple(torch.tensor(where, device=ids.device).T)
     wanted = torch.tensor([token for row in completions for token in row], device=ids.device)
     kept = seen[:, -keep:]
     empty = torch.zeros(kept.shape, device=ids.device)
-    logps = empty.masked_scatter(kept, logs.gather(-1, wanted[:, None])[:, 0])
-    with torch.no_grad():
-        spread = -(logs.exp() * logs).sum(-1) if entropy else torch.zeros(len(wanted), device=ids.device)
-    return logps[back], empty.masked_scatter(kept, spread)[back]
+    logps, entropies = (
+        empty.masked_scatter(kept, found)[back]
+        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)
+    )
+    return logps, entropies

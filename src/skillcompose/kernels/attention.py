@@ -5,7 +5,6 @@ transformers' `eager`. Here the query heads of a group stand below each other in
 fused kernel, which keeps no scores.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 NAME = "grouped"
-LAYOUTS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Model types laid out like Llama: what the faster paths of this package were written for."""
 LARGEST = 2**19  # scores of one head; more are left to the fused kernel
 
 
@@ -40,14 +37,18 @@ def attend(
     rows = (query * scale).reshape(batch * groups, heads // groups * length, width)
     scores = torch.bmm(rows, key.reshape(batch * groups, size, width).transpose(1, 2))
     if attention_mask is not None:
-        # In place: bmm does not need its own result backwards.
-        shaped = scores.view(batch, heads, length, size)
+        # Out of autograd's sight: bmm does not need its own result backwards, and the softmax has no gradient there.
+        shaped = scores.detach().view(batch, heads, length, size)
         shaped.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = torch.nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     out = torch.bmm(weights, value.reshape(batch * groups, size, width))
     return out.view(batch, heads, length, width).transpose(1, 2), None
 
 
+def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Always a mask: transformers leaves it out where sdpa has a flag of its own that says "causal"."""
+    return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
+
+
 AttentionInterface.register(NAME, attend)
-# Always a mask: sdpa's is left out where a flag of its own says "causal".
-AttentionMaskInterface.register(NAME, partial(sdpa_mask, allow_is_causal_skip=False))
+AttentionMaskInterface.register(NAME, mask)

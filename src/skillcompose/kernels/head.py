@@ -1,0 +1,89 @@
+"""The LM head where it is needed: it is a third of a small model, and most positions have no use for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from skillcompose.kernels import LAYOUTS
+
+ROWS = 32  # scores of so many tokens over the vocabulary stay in a processor's cache
+
+
+@contextmanager
+def head_at(model: torch.nn.Module, where: Any) -> Iterator[None]:
+    """The LM head sees only the hidden states (N, H) that `where` indexes, so `model(...).logits` is (N, V).
+
+    A hook, so that the call still goes through whatever wraps the model.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][where],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def token_log_probs(
+    wrapped: torch.nn.Module,
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    where: Any,
+    tokens: torch.Tensor,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (N,) of `tokens` after the positions that `where` indexes, and the entropies (N,) there.
+
+    Entropies carry no gradient. `wrapped` is what to call for `model`.
+    """
+    head = model.get_output_embeddings()
+    # Others scale or cap the logits after the head, or train it.
+    plain = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
+    if plain and model.config.model_type in LAYOUTS:
+        log_probs: Any = _LogProbs.apply
+        head.forward = lambda hidden: log_probs(hidden[where], head.weight, tokens, temperature)
+        try:
+            both = wrapped(**batch, use_cache=False).logits
+        finally:
+            del head.forward
+        return both[0], both[1].detach()
+    with head_at(model, where):
+        logits = wrapped(**batch, use_cache=False).logits.float() / temperature
+    logs = torch.log_softmax(logits, -1)
+    with torch.no_grad():
+        entropies = -(logs.exp() * logs).sum(-1)
+    return logs.gather(-1, tokens[:, None])[:, 0], entropies
+
+
+class _LogProbs(torch.autograd.Function):
+    """Log-probabilities and entropies, (2, N), of hidden states (N, H); a few rows of the vocabulary at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        logits = torch.nn.functional.linear(hidden, weight)
+        found = torch.empty(2, len(tokens), device=hidden.device)
+        for i in range(0, len(tokens), ROWS):
+            logs = _scaled(logits[i : i + ROWS], temperature).log_softmax(-1)
+            found[0, i : i + ROWS] = logs.gather(-1, tokens[i : i + ROWS, None])[:, 0]
+            found[1, i : i + ROWS] = -torch.einsum("nv,nv->n", logs.exp(), logs)
+        ctx.save_for_backward(logits, weight, tokens)
+        ctx.temperature = temperature
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits, weight, tokens = ctx.saved_tensors
+        scale = grads[0][0] / ctx.temperature
+        spread = torch.empty_like(logits)
+        for i in range(0, len(tokens), ROWS):
+            part = _scaled(logits[i : i + ROWS], ctx.temperature).softmax(-1).mul_(-scale[i : i + ROWS, None])
+            part.scatter_add_(-1, tokens[i : i + ROWS, None], scale[i : i + ROWS, None])
+            spread[i : i + ROWS] = part
+        return spread @ weight, None, None, None
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return logits.float() if temperature == 1 else logits.float() / temperature

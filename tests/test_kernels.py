@@ -1,0 +1,105 @@
+"""Our faster layers compute what torch's, PEFT's and transformers' compute, gradients included."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from skillcompose.kernels.attention import attend
+from skillcompose.kernels.head import token_log_probs
+from skillcompose.kernels.lora import Linear
+from skillcompose.models import load_adapter, load_base, new_adapter, using
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+
+
+@pytest.mark.parametrize("length", [9, 800])
+def test_grouped_attention_equals_the_fused_kernel(length: int) -> None:
+    query, key, value = (torch.randn(2, heads, length, 16) for heads in (6, 2, 2))
+    seen = torch.ones(length, length, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1)
+    seen[1, :, 3:, 1] = False
+    found, _ = attend(torch.nn.Module(), query, key, value, seen)
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
+    torch.testing.assert_close(found, fused.transpose(1, 2))
+
+
+def randomised(model: PeftModel) -> PeftModel:
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.05)
+    return model
+
+
+def gradients(model: PeftModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("extra", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_lora_layers_equal_peft(tiny_model: Path, extra: dict[str, bool]) -> None:
+    ours = randomised(new_adapter(load_base(str(tiny_model)), LORA | extra, 0))
+    config = LoraConfig(**LORA, **extra, lora_dropout=0.0, task_type="CAUSAL_LM")
+    stock = randomised(get_peft_model(load_base(str(tiny_model)), config))
+    assert sum(isinstance(layer, Linear) for layer in ours.modules()) == 4
+    assert not any(isinstance(layer, Linear) for layer in stock.modules())
+    ids = torch.randint(1, 200, (2, 9))
+    found, expected = ours(ids).logits, stock(ids).logits
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    torch.testing.assert_close(
+        gradients(ours, (found * weights).sum()), gradients(stock, (expected * weights).sum()), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_saved_adapter_gets_our_layers_back_and_says_nothing_of_them(tiny_model: Path, tmp_path: Path) -> None:
+    model = randomised(new_adapter(load_base(str(tiny_model)), LORA, 0))
+    model.save_pretrained(tmp_path)
+    loaded = load_adapter(load_base(str(tiny_model)), tmp_path)
+    load_adapter(loaded, tmp_path, "second")
+    assert sum(isinstance(layer, Linear) for layer in loaded.modules()) == 4
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), tmp_path)
+    ids = torch.randint(1, 200, (2, 9))
+    for name in ("default", "second"):
+        with using(loaded, name):
+            torch.testing.assert_close(loaded(ids).logits, stock(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_using_an_adapter_leaves_every_weight_as_it_was(tiny_model: Path, dtype: torch.dtype) -> None:
+    model = randomised(new_adapter(load_base(str(tiny_model), dtype), LORA, 0))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids = torch.randint(1, 200, (2, 9))
+    plain = model(ids).logits
+    with using(model, "default"):
+        assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        tolerance = 1e-4 if dtype == torch.float32 else 0.0
+        torch.testing.assert_close(model(ids).logits, plain, atol=tolerance, rtol=tolerance)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "an architecture that scales its logits"])
+def test_token_log_probs_equal_a_softmax_over_the_vocabulary(tiny_model: Path, kind: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    model.config.model_type = kind
+    ids = torch.randint(1, 200, (3, 40))
+    where = torch.rand(3, 40) < 0.7
+    tokens = torch.randint(1, 200, (int(where.sum()),))
+
+    def gradient(log_probs: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        (log_probs * torch.linspace(-1, 1, len(tokens))).sum().backward()
+        return model.model.layers[0].mlp.down_proj.weight.grad.clone()
+
+    logs = torch.log_softmax(model(ids).logits[where] / 0.7, -1)
+    plain = logs.gather(-1, tokens[:, None])[:, 0]
+    found, entropies = token_log_probs(model, model, {"input_ids": ids}, where, tokens, 0.7)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(entropies, -(logs.exp() * logs).sum(-1))
+    assert not entropies.requires_grad
+    torch.testing.assert_close(gradient(found), gradient(plain), atol=1e-5, rtol=1e-4)
+    assert model(ids).logits.shape == (3, 40, model.config.vocab_size)

@@ -8,10 +8,8 @@ passages. In fp32 the answers must be identical. `batches` are 16 left-padded pr
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
+from stock import in_own_process
 
 QUESTIONS, BATCH, SEED = 48, 16, 0
 SIDES = ("single", "batches", "ours")
@@ -70,12 +69,7 @@ def side(name: str, run: Path) -> None:
 
 
 def measure(name: str, run: Path, dtype: str | None = None) -> dict[str, Any]:
-    wanted = {"SKILLCOMPOSE_DTYPE": dtype} if dtype else {}
-    command = [sys.executable, __file__, "--side", name, "--run", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | wanted)
-    if done.returncode:
-        raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(in_own_process(__file__, "--side", name, "--run", run, dtype=dtype))
     return found
 
 

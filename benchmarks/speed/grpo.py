@@ -13,7 +13,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from stock import LORA, stock_policy
+from stock import LORA, in_own_process, stock_policy
 
 PROMPTS, GROUP, NEW = 4, 8, 32
 MICRO_BATCHES = (8, 16, 32)
@@ -132,11 +131,8 @@ def side(name: str, model: str, prompt_tokens: int, micro: int, repeats: int, ou
 def run(name: str, options: argparse.Namespace, micro: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.pt"
-        command = [sys.executable, __file__, "--side", name, "--out", str(out), "--micro", str(micro)]
-        command += ["--model", options.model, "--prompt", str(options.prompt), "--repeats", str(repeats)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name}, micro-batch {micro}:\n{done.stderr[-3000:]}")
+        given = ["--model", options.model, "--prompt", options.prompt, "--repeats", repeats]
+        in_own_process(__file__, "--side", name, "--out", out, "--micro", micro, *given)
         result: dict[str, Any] = torch.load(out)
         return result
 

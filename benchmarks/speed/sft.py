@@ -8,10 +8,8 @@ all completion tokens is compared. Stock groups its rows by length, bf16 base wh
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from stock import LORA, stock_policy
+from stock import LORA, in_own_process, stock_policy
 
 ROWS, BATCH, SEED = 192, 8, 0
 
@@ -35,7 +33,6 @@ def side(name: str, questions: Path, scratch: Path) -> None:
     from skillcompose.adapters.sft import AdapterTrainer, training_order
     from skillcompose.models import load_base, load_tokenizer, new_adapter, resolve
     from skillcompose.packing import by_passages, collate, packed
-    from skillcompose.prompts import prompt
     from skillcompose.training import machine_settings
     from skillcompose.types import Question, read_jsonl
 
@@ -43,14 +40,15 @@ def side(name: str, questions: Path, scratch: Path) -> None:
     folder = resolve(recipe.model)
     tokenizer = load_tokenizer(folder)
     rng = random.Random(SEED)
-    rows: list[Question] = []
-    for skill in ("parametric", "contextual"):
-        groups: dict[Any, list[Question]] = {}
-        for number, question in enumerate(read_jsonl(questions / f"{skill}.train.jsonl", Question)):
-            groups.setdefault(question.passages or number, []).append(question)
-        chosen = rng.sample(sorted(groups.values(), key=lambda group: group[0].id), len(groups))
-        rows += [q for group in chosen for q in group][: ROWS // 2]
-    lengths = [len(tokenizer(q.completion, add_special_tokens=False).input_ids) + 1 for q in rows]
+    # Half closed-book rows, half with passages, four about each set of them.
+    closed, read = (
+        rng.sample(groups, ROWS // 2 // len(groups[0]))
+        for groups in (
+            by_passages(read_jsonl(questions / f"{skill}.train.jsonl", Question))
+            for skill in ("parametric", "contextual")
+        )
+    )
+    rows = [row for group in [*closed, *read] for row in group]
     times: list[float] = []
     tokens: list[int] = []
 
@@ -77,9 +75,7 @@ def side(name: str, questions: Path, scratch: Path) -> None:
         trainer = SFTTrainer(
             model,
             SFTConfig(**settings, per_device_train_batch_size=BATCH, train_sampling_strategy="group_by_length"),
-            train_dataset=Dataset.from_list(
-                [{"prompt": prompt(q.text, q.passages), "completion": q.completion} for q in rows]
-            ),
+            train_dataset=Dataset.from_list([{"prompt": row.prompt, "completion": row.completion} for row in rows]),
             processing_class=tokenizer,
             callbacks=[Clock()],
         )
@@ -87,7 +83,6 @@ def side(name: str, questions: Path, scratch: Path) -> None:
         trainer.data_collator = lambda examples: counted(examples, inner)
     else:
         # As the recipe trains them: eight closed-book rows a batch, or two sets of passages with four rows each.
-        closed, read = by_passages(rows[: ROWS // 2]), by_passages(rows[ROWS // 2 :])
         batches = [training_order(closed, 1, BATCH, SEED), training_order(read, 1, 2, SEED)]
         sizes = [BATCH] * (len(closed) // BATCH) + [2] * (len(read) // 2)
         trainer = AdapterTrainer(
@@ -108,18 +103,14 @@ def side(name: str, questions: Path, scratch: Path) -> None:
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     mean = sum(loss * count for loss, count in zip(losses, tokens, strict=False)) / sum(tokens[: len(losses)])
-    print(json.dumps({"seconds": sum(times), "loss": mean, "tokens": sum(lengths)}))
+    print(json.dumps({"seconds": sum(times), "loss": mean}))
 
 
 def run(name: str, questions: Path, dtype: str | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, __file__, "--side", name, "--questions", str(questions), "--scratch", scratch]
-        wanted = {"SKILLCOMPOSE_DTYPE": dtype} if dtype else {}
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | wanted)
-        if done.returncode:
-            raise SystemExit(f"{name}:\n{done.stderr[-3000:]}")
-        result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return result
+        found = in_own_process(__file__, "--side", name, "--questions", questions, "--scratch", scratch, dtype=dtype)
+    result: dict[str, float] = json.loads(found)
+    return result
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
-from skillcompose.generation import Sampling, answer_texts, generate
+from skillcompose.generation import Sampling, _choose, answer_texts, generate
 from skillcompose.models import load_adapter, load_base, using
 from skillcompose.packing import Group, Row, collate, packed
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
@@ -125,6 +125,14 @@ def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str])
     )
     expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
     assert answer_texts(model, tokenizer, prompts, 20) == [text.strip() for text in expected]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, -torch.inf, 0.0, 1.0])
+    drawn = _choose(logits.repeat(20_000, 1), 0.5).bincount(minlength=4) / 20_000
+    torch.testing.assert_close(drawn, torch.softmax(logits / 0.5, -1), atol=0.01, rtol=0.0)
+    assert drawn[1] == 0
 
 
 def test_sampled_groups_have_the_asked_size_and_follow_the_seed(tiny_model: Path) -> None:

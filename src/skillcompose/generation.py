@@ -163,6 +163,10 @@ def _generate(
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One token a row. Not `multinomial`: it draws a number for every token of the vocabulary."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(torch.softmax(logits.float() / temperature, -1), 1)[:, 0]
+    upto = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
+    # In (0, total], so that a token of probability zero is never found.
+    drawn = (1 - torch.rand(len(upto), 1, device=upto.device)) * upto[:, -1:]
+    return torch.searchsorted(upto, drawn)[:, 0]

@@ -2,12 +2,14 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from skillcompose.composition.grpo import Average
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
@@ -212,6 +214,29 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
     assert set(titles) & {q.bridge or q.subject for pool in mixture.beside for q in pool}
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
+
+
+def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    arguments, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=0)
+
+    def told(average: Average, event: str) -> None:
+        getattr(average, event)(arguments, state, None, model=model)
+
+    model.weight.data.fill_(1.0)
+    average = Average(0.75)
+    told(average, "on_train_begin")
+    model.weight.data.fill_(5.0)
+    told(average, "on_step_end")
+    state.global_step = 1
+    (tmp_path / "checkpoint-1").mkdir()
+    told(average, "on_save")
+    resumed = Average(0.75)
+    told(resumed, "on_train_begin")
+    for found in (average, resumed):
+        with found.inside(model):
+            assert model.weight.item() == 2.0
+        assert model.weight.item() == 5.0
 
 
 def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:

@@ -107,9 +107,9 @@ class Consolidation(Section):
 
 
 class Replay(Section):
-    rows: int = Field(16, ge=0)
+    rows: int = Field(12, ge=0)
     """Atomic rows trained on at every GRPO step."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(0.5, ge=0)
 
 
 class Composition(Section):
@@ -119,6 +119,8 @@ class Composition(Section):
     mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.7, 0.5])
     grpo: dict[str, Any]
     replay: Replay = Replay()
+    ema_decay: float = Field(0.93, ge=0, lt=1)
+    """The policy is the exponential moving average of GRPO's steps; 0 takes the last step alone."""
     validate_steps: int = Field(10, ge=1)
     """Measure the validation questions every N steps; the best checkpoint becomes the policy."""
 

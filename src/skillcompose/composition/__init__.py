@@ -1,7 +1,7 @@
 """Stage 6: exact merge of the two adapters, consolidation on a small atomic mix, the gate again, then GRPO.
 
 `merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
-`composed/` the checkpoint that answers most validation questions; `rollouts.jsonl` and
+`composed/` the average of GRPO's steps where it answers most validation questions; `rollouts.jsonl` and
 `training.json` tell the story.
 """
 

@@ -8,12 +8,15 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -48,7 +51,8 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
     model = load_adapter(load_base(base), work.folder / "start", trainable=True)
     arguments = grpo_arguments(scratch, recipe.seed, settings.grpo, len(questions))
-    validate = Validate(work, tokenizer, validation)
+    average = Average(settings.ema_decay)
+    validate = Validate(work, tokenizer, validation, average)
     trainer = SharedPrefixGRPOTrainer(
         model,
         exact_match_reward,
@@ -57,7 +61,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
             [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
         ),
         processing_class=tokenizer,
-        callbacks=[Watch(work.progress, "GRPO"), validate],
+        callbacks=[average, Watch(work.progress, "GRPO"), validate],
         replay=Replay(mixture, settings.replay.rows, settings.replay.weight, recipe.seed),
         rollouts=work.folder / "rollouts.jsonl",
     )
@@ -149,11 +153,58 @@ class Replay:
         return self.mixture.blocks(self.rows, random.Random(f"replay {self.seed} {step}"))
 
 
+class Average(TrainerCallback):
+    """The adapters of the last steps in one, weighted exponentially: single steps of GRPO jump by tens of points.
+
+    It is part of a checkpoint, so it must come before the callback that marks checkpoints as whole.
+    """
+
+    FILE = "average.safetensors"
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.values: dict[str, torch.Tensor] = {}
+
+    @staticmethod
+    def _trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.values = {name: p.detach().clone() for name, p in self._trained(kwargs["model"]).items()}
+        if state.global_step:
+            saved = load_file(Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+            self.values = {name: saved[name].to(value.device) for name, value in self.values.items()}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for name, p in self._trained(kwargs["model"]).items():
+            self.values[name].lerp_(p.detach(), 1 - self.decay)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        save_file(self.values, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+
+    @contextmanager
+    def inside(self, model: PeftModel) -> Iterator[None]:
+        """The model with the average in the place of its last step."""
+        trained = self._trained(model)
+        last = {name: p.data for name, p in trained.items()}
+        try:
+            for name, p in trained.items():
+                p.data = self.values[name]
+            yield
+        finally:
+            for name, p in trained.items():
+                p.data = last[name]
+
+
 class Validate(TrainerCallback):
     """Greedy exact match on the validation questions every N steps, each adapter kept until a better one comes."""
 
-    def __init__(self, work: Work, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> None:
-        self.work, self.tokenizer, self.questions = work, tokenizer, questions
+    def __init__(
+        self, work: Work, tokenizer: PreTrainedTokenizerBase, questions: list[Question], average: Average
+    ) -> None:
+        self.work, self.tokenizer, self.questions, self.average = work, tokenizer, questions, average
         self.folder = work.folder / "work" / "validated"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.scores: dict[str, float] = {}
@@ -180,10 +231,11 @@ class Validate(TrainerCallback):
 
     def _measure(self, model: PeftModel, step: int) -> None:
         prompts = [prompt(q.text, q.passages) for q in self.questions]
-        with using(model, "default"):
-            texts = answer_texts(model, self.tokenizer, prompts, self.work.recipe.max_new_tokens)
+        with self.average.inside(model):
+            with using(model, "default"):
+                texts = answer_texts(model, self.tokenizer, prompts, self.work.recipe.max_new_tokens)
+            model.save_pretrained(self.folder / f"step-{step}", selected_adapters=["default"])
         right = sum(exact_match(text, q.answers) for text, q in zip(texts, self.questions, strict=True))
-        model.save_pretrained(self.folder / f"step-{step}", selected_adapters=["default"])
         self.scores[str(step)] = round(right / len(self.questions), 4)
         write_json(self.folder / "scores.json", self.scores)
         for folder in self.folder.glob("step-*"):

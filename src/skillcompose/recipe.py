@@ -122,7 +122,7 @@ class Composition(Section):
     ema_decay: float = Field(0.93, ge=0, lt=1)
     """The policy is the exponential moving average of GRPO's steps; 0 takes the last step alone."""
     validate_steps: int = Field(10, ge=1)
-    """Measure the validation questions every N steps; the best checkpoint becomes the policy."""
+    """Measure the validation questions every N steps; the policy is the last one not clearly worse than the best."""
 
 
 class Evaluation(Section):

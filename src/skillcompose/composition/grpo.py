@@ -80,9 +80,9 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
         raise TrainingError(
             f"every rollout earned {history[0]['reward']:.2f}: GRPO had nothing to learn from; master the skills first"
         )
-    best = validate.best()
+    chosen = validate.chosen()
     shutil.rmtree(work.folder / "composed", ignore_errors=True)
-    shutil.copytree(validate.folder / f"step-{best}", work.folder / "composed")
+    shutil.copytree(validate.folder / f"step-{chosen}", work.folder / "composed")
     kept = (
         "step",
         "reward",
@@ -98,7 +98,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     write_json(
         work.folder / "training.json",
         {
-            "best_step": best,
+            "chosen_step": chosen,
             "validation": validate.scores,
             "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
         },
@@ -199,7 +199,11 @@ class Average(TrainerCallback):
 
 
 class Validate(TrainerCallback):
-    """Greedy exact match on the validation questions every N steps, each adapter kept until a better one comes."""
+    """Greedy exact match on the validation questions every N steps.
+
+    The policy is the last adapter that is not clearly worse than the best one: some dozens of questions find a
+    collapse, but do not tell good checkpoints apart, and the average of more steps is the better one.
+    """
 
     def __init__(
         self, work: Work, tokenizer: PreTrainedTokenizerBase, questions: list[Question], average: Average
@@ -215,9 +219,11 @@ class Validate(TrainerCallback):
         found = json.loads(path.read_text()) if path.is_file() else {}
         self.scores = {name: score for name, score in found.items() if int(name) <= step}
 
-    def best(self) -> int:
-        """The step with the highest score; the later one of equals."""
-        return max((int(name) for name in self.scores), key=lambda step: (self.scores[str(step)], step))
+    def chosen(self) -> int:
+        """The last step within two standard errors of the highest score."""
+        highest = max(self.scores.values())
+        noise = 2 * (highest * (1 - highest) / len(self.questions)) ** 0.5
+        return max(int(name) for name, score in self.scores.items() if score >= highest - noise)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -239,5 +245,5 @@ class Validate(TrainerCallback):
         self.scores[str(step)] = round(right / len(self.questions), 4)
         write_json(self.folder / "scores.json", self.scores)
         for folder in self.folder.glob("step-*"):
-            if folder.name != f"step-{self.best()}":
+            if folder.name != f"step-{self.chosen()}":
                 shutil.rmtree(folder)

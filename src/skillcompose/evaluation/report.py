@@ -125,7 +125,7 @@ def curves_plot(losses: dict[str, list[dict[str, float]]], training: dict[str, A
     )
     steps = sorted(training["validation"], key=int)
     right.plot([int(s) for s in steps], [100 * training["validation"][s] for s in steps], "o-", label="validation")
-    right.axvline(training["best_step"], color="#888", linestyle=":", label="chosen")
+    right.axvline(training["chosen_step"], color="#888", linestyle=":", label="chosen")
     right.set_xlabel("GRPO step")
     right.set_ylabel("exact match, %")
     right.legend()

@@ -1,6 +1,5 @@
 """The stages in order, and `train`, which runs those that are missing or stale."""
 
-import gc
 import importlib
 import logging
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skillcompose.errors import RunError, StageError
+from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
 from skillcompose.run import Run, digest, file_digest
@@ -192,7 +192,7 @@ def _run_stage(
         (run.stage(stage.name) / "started.json").unlink(missing_ok=True)
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
     folder = run.start(stage.name, step.key, stage.keeps if resume else ())
-    gc.collect()  # the last stage's trainer refers to itself and would keep its model
+    release_memory()
     begin = time.monotonic()
     try:
         stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))

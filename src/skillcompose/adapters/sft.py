@@ -1,6 +1,5 @@
 """Supervised training of one adapter with TRL's SFTTrainer on plain prompt-completion rows."""
 
-import gc
 import logging
 import random
 import time
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from skillcompose.errors import TrainingError
+from skillcompose.memory import release_memory
 from skillcompose.models import fingerprint, load_adapter, load_base, new_adapter
 from skillcompose.packing import Group, collate, packed
 from skillcompose.progress import Progress
@@ -108,9 +108,9 @@ def train_adapter(
     history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])
     write_json(folder / "timing.json", {"seconds": round(time.monotonic() - begin, 1), "tokens": tokens})
-    # Trainer and model refer to each other; the next base model would be loaded beside this one.
+    # Before the next base model is loaded.
     del trainer, model
-    gc.collect()
+    release_memory()
     write_json(record, {"key": key, "rows": sum(map(len, groups)), "tokens": tokens, "history": history})
 
 

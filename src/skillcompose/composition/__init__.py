@@ -11,6 +11,7 @@ from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
+from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
@@ -47,5 +48,6 @@ def run(work: Work) -> None:
             results[skill] = measure(model, tokenizer, questions, "default", settings.mastery.questions, work)
         write_json(work.folder / "mastery.json", results)
         del model
+        release_memory()
     check_mastery(read_json(work.folder / "mastery.json"), settings.mastery, "composition", work.allow_unmastered)
     train_grpo(work, base, tokenizer, mixture)

@@ -44,6 +44,9 @@ def test_a_changed_setting_reruns_its_stage_only(finished_run: Path, recipe_file
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"evaluation.ladder": 3})
     runs = {step.name for step in skillcompose.plan(recipe, finished_run) if step.runs}
     assert runs == {"evaluation"}
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.ema_decay": 0.5})
+    runs = {step.name for step in skillcompose.plan(recipe, finished_run) if step.runs}
+    assert runs == {"composition", "evaluation"}
     gate = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.mastery.parametric": [0.1, 0.1]})
     assert not any(step.runs for step in skillcompose.plan(gate, finished_run))
 

@@ -160,14 +160,15 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
     for layer in layers:
         weight = layer.get_base_layer().weight
         if weight.dtype == torch.float32:
-            changed[weight] = weight.data + layer.get_delta_weight(name).detach()
+            changed[weight] = weight.data + layer.get_delta_weight(name).data
             layer.merged_adapters.append(name)
         else:
-            changed |= {part[name].weight: part[name].weight.to(weight.dtype) for part in (layer.lora_A, layer.lora_B)}
+            factors = (layer.lora_A[name].weight, layer.lora_B[name].weight)
+            changed |= {factor: factor.data.to(weight.dtype) for factor in factors}
     saved = {weight: weight.data for weight in changed}
     try:
         for weight, value in changed.items():
-            weight.data = value.detach()
+            weight.data = value
         yield
     finally:
         for weight, value in saved.items():

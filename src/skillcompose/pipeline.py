@@ -11,7 +11,7 @@ from typing import Any
 from skillcompose.errors import RunError, StageError
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
-from skillcompose.recipe import Recipe
+from skillcompose.recipe import Composition, Recipe
 from skillcompose.run import Run, digest, file_digest
 from skillcompose.types import write_json
 
@@ -53,7 +53,8 @@ class Work:
 
 
 MODEL = ("model", "max_new_tokens", "seed")
-COMPOSITION = ("weights", "consolidation", "grpo", "replay", "validate_steps")
+# All but the gate: another threshold trains nothing again.
+COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
     Stage("passages", 1, (), ("passages",)),
     Stage("facts", 1, ("passages",), ("facts",)),
@@ -68,14 +69,14 @@ STAGES = (
     ),
     Stage(
         "composition",
-        2,
+        3,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start",),
     ),
     Stage(
         "evaluation",
-        1,
+        2,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

@@ -68,7 +68,7 @@ class Questions(Section):
     train: list[str] = Field(default_factory=list)
     """Relation paths that RL trains on, "a > b"; chosen from the facts when empty."""
     validation: list[str] = Field(default_factory=list)
-    """Paths that select the best checkpoint; no test question uses them."""
+    """Paths that checkpoints are measured on; no test question uses them."""
     test: list[str] = Field(default_factory=list)
     """Further paths to test; every test also asks the training paths about unseen subjects."""
     unseen_bridges: float = Field(0.4, gt=0, lt=1)

@@ -1,8 +1,8 @@
 """Stage 6: exact merge of the two adapters, consolidation on a small atomic mix, the gate again, then GRPO.
 
 `merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
-`composed/` the average of GRPO's steps where it answers most validation questions; `rollouts.jsonl` and
-`training.json` tell the story.
+`composed/` the average of GRPO's steps, the last that validation does not find clearly worse than the best;
+`rollouts.jsonl` and `training.json` tell the story.
 """
 
 import random

@@ -1,7 +1,8 @@
 """GRPO on complementary questions, from the consolidated start, with replay of atomic rows.
 
 Departures from the paper: one LoRA (the merged one) instead of all weights; real retrieved passages; atomic rows
-replayed at every step (without them reading falls by 40 points); no KL term unless `beta` is set.
+replayed at every step (without them reading falls by 40 points); the policy is an average of the steps; no KL term
+unless `beta` is set.
 """
 
 import json

@@ -4,8 +4,6 @@ python benchmarks/claims.py        rewrite the tables between the `results` mark
 """
 
 import json
-import os
-import platform
 import re
 import subprocess
 import time
@@ -47,12 +45,9 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Processor, cores and memory; whether it multiplies bf16 in hardware decides most timings."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.+)", info)
-    bf16 = "AMX" if "amx_tile" in info else "AVX512-BF16" if "avx512_bf16" in info else "no bf16"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{name.group(1) if name else platform.processor()}, {os.cpu_count()} cores, {bf16}, {memory:.0f} GiB"
+    from skillcompose.machine import memory, processor
+
+    return f"{processor()}, {memory():.0f} GiB"
 
 
 def table(patterns: str) -> str:

@@ -108,3 +108,24 @@ def test_init_writes_a_project_that_checks_and_plans(tmp_path: Path) -> None:
     assert code == 0 and out.count("run ") >= 7
     code, _, err = invoke("init", str(tmp_path / "mine"))
     assert code == 1 and "not empty" in err
+
+
+def test_doctor_says_what_the_machine_can_do() -> None:
+    code, out, err = invoke("doctor")
+    assert (code, err) == (0, "")
+    found = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert found["threads"].startswith("torch 1, FAISS 1")
+    assert found["products"].count("GFLOP/s") == 2
+
+
+def test_a_container_s_quota_sets_every_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+    import torch
+
+    from skillcompose import machine
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for quota in (2, 1):
+        monkeypatch.setattr(machine, "cores", lambda quota=quota: quota)
+        machine.use_cores()
+        assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (quota, quota)

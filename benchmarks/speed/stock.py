@@ -13,7 +13,8 @@ def stock_policy(folder: str, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
-    from skillcompose.models import fast_dtype, quiet_libraries
+    from skillcompose.machine import fast_dtype
+    from skillcompose.models import quiet_libraries
 
     quiet_libraries()
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype()).requires_grad_(False)

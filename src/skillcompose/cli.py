@@ -177,6 +177,15 @@ def fetch(names: tuple[str, ...]) -> None:
         click.echo(builtin_folder(name.removeprefix("builtin:")))
 
 
+@main.command()
+def doctor() -> None:
+    """Show what this machine can do: cores, threads, bf16, allocator, models."""
+    from skillcompose.machine import findings
+
+    for name, found in findings().items():
+        click.echo(f"{name:16} {found}")
+
+
 def show_results(run: Run) -> None:
     from skillcompose.results import as_text, ladder_table
 

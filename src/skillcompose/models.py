@@ -2,12 +2,10 @@
 
 import hashlib
 import logging
-import os
-import timeit
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from skillcompose.builtin import builtin_folder
 from skillcompose.errors import ModelError
 from skillcompose.kernels import LAYOUTS, attention, lora
+from skillcompose.machine import device, fast_dtype, use_cores
 
 
 def quiet_libraries() -> None:
@@ -54,33 +53,6 @@ def resolve(name: str, beside: Path = Path()) -> str:
     return name
 
 
-@cache
-def fast_dtype() -> torch.dtype:
-    """bf16 where it is faster, measured on a CPU: AMX and AVX512-BF16 multiply it, elsewhere it is emulated.
-
-    `SKILLCOMPOSE_DTYPE` (float32 or bfloat16) decides instead, for the same numbers on every machine.
-    """
-    asked = os.environ.get("SKILLCOMPOSE_DTYPE")
-    if asked:
-        if asked not in ("float32", "bfloat16"):
-            raise ModelError(
-                f"SKILLCOMPOSE_DTYPE is {asked!r}; set float32 or bfloat16, or unset it to have it measured"
-            )
-        found: torch.dtype = getattr(torch, asked)
-        return found
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        seconds[dtype] = min(timeit.repeat(partial(torch.mm, a, b), number=2, repeat=5))
-    return torch.bfloat16 if 1.4 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -91,6 +63,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The base model in `dtype`, or in the fast one; frozen and in evaluation mode."""
     quiet_libraries()
+    use_cores()
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype or fast_dtype(), trust_remote_code=False, use_safetensors=True
     )

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
-from skillcompose.models import device, load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.machine import device
+from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run

@@ -6,10 +6,10 @@ from pathlib import Path
 import bm25s
 import faiss
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 
 from skillcompose.errors import RunError
+from skillcompose.machine import device, use_cores
 from skillcompose.models import fingerprint, quiet_libraries, resolve
 from skillcompose.progress import Progress
 from skillcompose.run import file_digest
@@ -111,8 +111,8 @@ def text(passage: Passage) -> str:
 
 def load_embedder(folder: str) -> SentenceTransformer:
     quiet_libraries()
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    return SentenceTransformer(folder, device=where, trust_remote_code=False)
+    use_cores()
+    return SentenceTransformer(folder, device=str(device()), trust_remote_code=False)
 
 
 def embed(model: SentenceTransformer, texts: list[str], progress: Progress | None = None) -> np.ndarray:

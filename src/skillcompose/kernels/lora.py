@@ -31,30 +31,12 @@ class Linear(lora.Linear):
             out: torch.Tensor = super().forward(x, *args, **kwargs)
             return out
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        if not torch.is_grad_enabled():
-            # What autograd asks of a function costs a decoded token more than the sum does.
-            return product(x, base.weight, base.bias, a, b, self.scaling[name])[0]
         out = _Product.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
         return out
 
 
-def product(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x W' + bias + scale (x A') B' in the dtype of W, and its parts x as rows (N, in) and scale x A' (N, r)."""
-    rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
-    low = (rows @ a.to(weight.dtype).T).mul_(scale)
-    out = torch.nn.functional.linear(rows, weight, bias).addmm_(low, b.to(weight.dtype).T)
-    return out.view(*x.shape[:-1], len(weight)), rows, low
-
-
 class _Product(torch.autograd.Function):
-    """`product` for a frozen W, with gradients of x, A and B."""
+    """x W' + bias + scale (x A') B' in the dtype of a frozen W, with gradients of x, A and B."""
 
     @staticmethod
     def forward(
@@ -67,10 +49,12 @@ class _Product(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         a, b = a.to(weight.dtype), b.to(weight.dtype)
-        out, rows, low = product(x, weight, bias, a, b, scale)
+        rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+        low = (rows @ a.T).mul_(scale)
+        out = torch.nn.functional.linear(rows, weight, bias).addmm_(low, b.T)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scale = scale
-        return out
+        return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

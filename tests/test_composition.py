@@ -137,6 +137,29 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     assert drawn[1] == 0
 
 
+def test_rows_of_a_group_see_what_they_would_see_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?", "Is it?")]
+    seen: list[torch.Tensor] = []
+
+    def choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        seen.append(logits)
+        likely_end = logits.clone()
+        likely_end[:, tokenizer.eos_token_id] += 5
+        return _choose(likely_end, temperature)
+
+    monkeypatch.setattr("skillcompose.generation._choose", choose)
+    torch.manual_seed(3)
+    rows = generate(model, tokenizer, prompts, 4, Sampling(30, 1.0))
+    assert len({len(row) for row in rows}) > 3, "rows must end at different steps"
+    assert len(seen[-1]) < len(seen[0]), "finished rows must go"
+    for number, row in enumerate(rows):
+        prompt = prompts[number // 4]
+        alone = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        for logits, expected in zip(seen, alone, strict=False):
+            assert (logits - expected).abs().amax(-1).min() < 1e-4
+
+
 def test_sampled_groups_have_the_asked_size_and_follow_the_seed(tiny_model: Path) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
     prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?")]

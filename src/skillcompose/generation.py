@@ -1,7 +1,7 @@
 """Sampling and greedy decoding that prefill each prompt once and drop rows that have finished.
 
 `transformers.generate` prefills every copy of a prompt and computes finished rows to the end; with passages in the
-prompt that is most of the work. The key-value cache is expanded instead, which is exact.
+prompt that is most of the work. Here a group shares its prompt's keys and values, which is exact.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from skillcompose.kernels import attention
 from skillcompose.kernels.head import head_at
 from skillcompose.progress import Progress
 
@@ -23,14 +24,15 @@ class GrowingLayer(DynamicLayer):
     """Keys and values with room for more tokens: concatenating copies the whole cache for each of them."""
 
     room: tuple[torch.Tensor, torch.Tensor] | None = None
+    prefix: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, Any]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        old, (batch, heads, new, width) = self.get_seq_length(), key_states.shape
+        old, (batch, heads, new, width) = self.keys.shape[2], key_states.shape
         if self.room is None or old + new > self.room[0].shape[2]:
             room = [states.new_empty(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
             if old:
@@ -39,15 +41,29 @@ class GrowingLayer(DynamicLayer):
         keys, values = self.room
         keys[:, :, old : old + new], values[:, :, old : old + new] = key_states, value_states
         self.keys, self.values = keys[:, :, : old + new], values[:, :, : old + new]
-        return self.keys, self.values
+        if self.prefix is None:
+            return self.keys, self.values
+        return attention.Shared(self.prefix[0], self.keys), attention.Shared(self.prefix[1], self.values)
+
+    def get_seq_length(self) -> int:
+        return super().get_seq_length() + (self.prefix[0].shape[2] if self.prefix else 0)
+
+    def share(self, rows: int) -> None:
+        """Go on with `rows` rows for each one; they have in common what is there now."""
+        batch, heads, _, width = self.keys.shape
+        self.prefix, self.room = (self.keys, self.values), None
+        self.keys = self.values = self.keys.new_empty(batch * rows, heads, 0, width)
+
+    def keep_prefixes(self, indices: torch.Tensor) -> None:
+        if self.prefix is not None:
+            self.prefix = self.prefix[0][indices], self.prefix[1][indices]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
         self.room = None
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
-        self.room = None
+        self.keys, self.values, self.room = self.keys[indices], self.values[indices], None
 
 
 @dataclass(frozen=True)
@@ -129,8 +145,16 @@ def _generate(
             past_key_values=cache,
             use_cache=True,
         ).logits
+    # Other kernels take only tensors of keys: there each row has its own prompt.
+    growing = all(isinstance(layer, GrowingLayer) for layer in cache.layers)
+    ours = growing and model.config._attn_implementation == attention.NAME
+    group = num_generations if ours else 1
     if num_generations > 1:
-        cache.batch_repeat_interleave(num_generations)
+        if ours:
+            for layer in cache.layers:
+                layer.share(num_generations)
+        else:
+            cache.batch_repeat_interleave(num_generations)
         logits = logits.repeat_interleave(num_generations, 0)
         mask = mask.repeat_interleave(num_generations, 0)
     position = mask.sum(-1)
@@ -141,19 +165,27 @@ def _generate(
         for row, value in zip(alive, token.tolist(), strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
-        unfinished = [i for i, row in enumerate(alive) if rows[row][-1] != end]
-        if not unfinished or step + 1 == sampling.max_new_tokens:
+        finished = [rows[row][-1] == end for row in alive]
+        if all(finished) or step + 1 == sampling.max_new_tokens:
             break
+        # Prompts keep equally many rows: a finished one fills the place of one that another prompt still needs.
+        parts = [sorted(range(i, i + group), key=finished.__getitem__) for i in range(0, len(alive), group)]
+        needed = [number for number, part in enumerate(parts) if not finished[part[0]]]
+        most = max(sum(not finished[i] for i in part) for part in parts)
         # Selecting copies the cache, so wait until an eighth of the rows can go.
-        if len(unfinished) <= len(alive) * 7 // 8:
-            keep = torch.tensor(unfinished, device=place)
+        if len(needed) * most <= len(alive) * 7 // 8:
+            kept = [i for number in needed for i in parts[number][:most]]
+            keep, group = torch.tensor(kept, device=place), most
             cache.batch_select_indices(keep)
-            alive = [alive[i] for i in unfinished]
+            if ours:
+                for layer in cache.layers:
+                    layer.keep_prefixes(torch.tensor(needed, device=place))
+            alive = [alive[i] for i in kept]
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = model(
             input_ids=token[:, None],
-            attention_mask=mask,
+            attention_mask=mask[:, None, None].bool() if ours else mask,
             position_ids=position[:, None],
             past_key_values=cache,
             use_cache=True,

@@ -3,9 +3,12 @@
 torch's fused CPU kernel is slow backwards in bf16 and copies the keys for every query head that shares them; so does
 transformers' `eager`. Here the query heads of a group stand below each other in one product. Long sequences go to the
 fused kernel, which keeps no scores.
+
+While a group is sampled, its prompt's keys and values are there once (`Shared`), and all rows' queries meet them in
+one product: copies would be read from memory again for every token of every row.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -15,17 +18,26 @@ NAME = "grouped"
 LARGEST = 2**19  # scores of one head; more are left to the fused kernel
 
 
+class Shared(NamedTuple):
+    """Keys or values that G neighbouring rows share, (P, K, S, D), and those of each row, (P * G, K, N, D)."""
+
+    prefix: torch.Tensor
+    own: torch.Tensor
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | Shared,
+    value: torch.Tensor | Shared,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Query (B, H, T, D), key and value (B, K, S, D), mask (B, 1, T, S) true where seen; returns (B, T, H, D)."""
+    if isinstance(key, Shared) or isinstance(value, Shared):
+        return _attend_shared(query, key, value, attention_mask, scaling), None
     batch, heads, length, width = query.shape
     groups, size = key.shape[1], key.shape[2]
     if length * size > LARGEST:
@@ -43,6 +55,35 @@ def attend(
     weights = torch.nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     out = torch.bmm(weights, value.reshape(batch * groups, size, width))
     return out.view(batch, heads, length, width).transpose(1, 2), None
+
+
+def _attend_shared(
+    query: torch.Tensor, key: Any, value: Any, attention_mask: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """One new token a row: query (P * G, H, 1, D), mask (P * G, 1, 1, S + N)."""
+    batch, heads, _, width = query.shape
+    prompts, groups, size, _ = key.prefix.shape
+    own = (query * (width**-0.5 if scaling is None else scaling)).reshape(batch * groups, heads // groups, width)
+
+    def below(rows: torch.Tensor) -> torch.Tensor:
+        """(P * G * K, h, X) as (P * K, G * h, X): what meets the same keys."""
+        parts = rows.view(prompts, batch // prompts, groups, *rows.shape[1:])
+        return parts.transpose(1, 2).reshape(prompts * groups, -1, rows.shape[-1])
+
+    def beside(rows: torch.Tensor) -> torch.Tensor:
+        parts = rows.view(prompts, groups, batch // prompts, -1, rows.shape[-1])
+        return parts.transpose(1, 2).reshape(batch * groups, -1, rows.shape[-1])
+
+    def flat(states: torch.Tensor) -> torch.Tensor:
+        return states.reshape(-1, *states.shape[2:])
+
+    first = torch.bmm(below(own), flat(key.prefix).transpose(1, 2))
+    unseen = ~attention_mask.view(prompts, -1, size + key.own.shape[2])[:, :1, None, :size]
+    first.view(prompts, groups, -1, size).masked_fill_(unseen, torch.finfo(first.dtype).min)
+    second = torch.bmm(own, flat(key.own).transpose(1, 2))
+    weights = torch.cat([first, below(second)], -1).softmax(-1)
+    out = beside(torch.bmm(weights[..., :size], flat(value.prefix)))
+    return out.baddbmm_(beside(weights[..., size:]), flat(value.own)).view(batch, 1, heads, width)
 
 
 def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

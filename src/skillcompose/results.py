@@ -27,6 +27,12 @@ def percent(found: dict[str, Any] | None) -> str:
     return f"{100 * found['share']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+def counted(cells: list[dict[str, Any] | None]) -> str:
+    """Few questions are on seen bridges, so their number is shown."""
+    there = [found for found in cells if found]
+    return f"{sum(c['correct'] for c in there)} of {sum(c['asked'] for c in there)}" if there else ""
+
+
 def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
     """Rows of text, header first: the ladder on unseen bridges, and the atomic skills where a rung has them."""
     header = [
@@ -49,7 +55,7 @@ def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
                 label,
                 *(percent(unseen.get(level.value)) for level in Level),
                 "" if share is None else f"{100 * share:.0f}",
-                "" if seen.get("macro") is None else f"{100 * seen['macro']:.0f}",
+                counted([seen.get(level.value) for level in Level]),
                 *(
                     "/".join(f"{100 * c['share']:.0f}" if c else "-" for c in found.get(skill, []))
                     for skill in ("parametric", "contextual")

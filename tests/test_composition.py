@@ -115,10 +115,11 @@ def test_in_bf16_lora_keeps_its_fp32_weights_and_answers_nearly_alike(
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("before", ["", "The same worked example in every prompt. " * 12])
 @pytest.mark.parametrize("names", [["brol", "a much longer name", "fenk"], ["one"]])
-def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str]) -> None:
+def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str], before: str) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
-    prompts = [f"Question: What is the size of {name}?\nAnswer:\n" for name in names]
+    prompts = [f"{before}Question: What is the size of {name}?\nAnswer:\n" for name in names]
     tokenizer.padding_side = "left"
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     stock = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

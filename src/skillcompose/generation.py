@@ -6,64 +6,17 @@ prompt that is most of the work. Here a group shares its prompt's keys and value
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.kernels import attention
+from skillcompose.kernels.cache import GrowingCache
 from skillcompose.kernels.head import head_at
 from skillcompose.progress import Progress
 
-ROOM = 64  # tokens
+COMMON = 64  # tokens that all prompts begin with; fewer are not worth a pass of their own
 BATCH_TOKENS = 12_000  # prompts and answers of one batch, padding included
-
-
-class GrowingLayer(DynamicLayer):
-    """Keys and values with room for more tokens: concatenating copies the whole cache for each of them."""
-
-    room: tuple[torch.Tensor, torch.Tensor] | None = None
-    prefix: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Any, Any]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        old, (batch, heads, new, width) = self.keys.shape[2], key_states.shape
-        if self.room is None or old + new > self.room[0].shape[2]:
-            room = [states.new_empty(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
-            if old:
-                room[0][:, :, :old], room[1][:, :, :old] = self.keys, self.values
-            self.room = room[0], room[1]
-        keys, values = self.room
-        keys[:, :, old : old + new], values[:, :, old : old + new] = key_states, value_states
-        self.keys, self.values = keys[:, :, : old + new], values[:, :, : old + new]
-        if self.prefix is None:
-            return self.keys, self.values
-        return attention.Shared(self.prefix[0], self.keys), attention.Shared(self.prefix[1], self.values)
-
-    def get_seq_length(self) -> int:
-        return super().get_seq_length() + (self.prefix[0].shape[2] if self.prefix else 0)
-
-    def share(self, rows: int) -> None:
-        """Go on with `rows` rows for each one; they have in common what is there now."""
-        batch, heads, _, width = self.keys.shape
-        self.prefix, self.room = (self.keys, self.values), None
-        self.keys = self.values = self.keys.new_empty(batch * rows, heads, 0, width)
-
-    def keep_prefixes(self, indices: torch.Tensor) -> None:
-        if self.prefix is not None:
-            self.prefix = self.prefix[0][indices], self.prefix[1][indices]
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        self.room = None
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.keys, self.values, self.room = self.keys[indices], self.values[indices], None
 
 
 @dataclass(frozen=True)
@@ -130,12 +83,17 @@ def _generate(
 ) -> list[list[int]]:
     place = next(model.parameters()).device
     end = tokenizer.eos_token_id
-    width = max(map(len, prompts))
-    ids = torch.tensor([[end] * (width - len(row)) + row for row in prompts], device=place)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=place)
-    cache: Any = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = GrowingCache(model.config)
+    common = _common(prompts)
+    if common:
+        with head_at(model, (slice(None), -1)):
+            model(input_ids=torch.tensor([prompts[0][:common]], device=place), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    rest = [row[common:] for row in prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[end] * (width - len(row)) + row for row in rest], device=place)
+    mask = torch.tensor([[1] * common + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=place)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, common:]
     # Not `logits_to_keep`: its slice is not contiguous, and a CPU then copies the head's weights for every prompt.
     with head_at(model, (slice(None), -1)):
         logits = model(
@@ -145,18 +103,9 @@ def _generate(
             past_key_values=cache,
             use_cache=True,
         ).logits
-    # Other kernels take only tensors of keys: there each row has its own prompt.
-    growing = all(isinstance(layer, GrowingLayer) for layer in cache.layers)
-    ours = growing and model.config._attn_implementation == attention.NAME
-    group = num_generations if ours else 1
-    if num_generations > 1:
-        if ours:
-            for layer in cache.layers:
-                layer.share(num_generations)
-        else:
-            cache.batch_repeat_interleave(num_generations)
-        logits = logits.repeat_interleave(num_generations, 0)
-        mask = mask.repeat_interleave(num_generations, 0)
+    group = cache.repeat(num_generations)
+    logits = logits.repeat_interleave(num_generations, 0)
+    mask = mask.repeat_interleave(num_generations, 0)
     position = mask.sum(-1)
     rows: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(rows)))
@@ -176,22 +125,26 @@ def _generate(
         if len(needed) * most <= len(alive) * 7 // 8:
             kept = [i for number in needed for i in parts[number][:most]]
             keep, group = torch.tensor(kept, device=place), most
-            cache.batch_select_indices(keep)
-            if ours:
-                for layer in cache.layers:
-                    layer.keep_prefixes(torch.tensor(needed, device=place))
+            cache.keep(torch.tensor(needed, device=place), keep)
             alive = [alive[i] for i in kept]
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = model(
             input_ids=token[:, None],
-            attention_mask=mask[:, None, None].bool() if ours else mask,
+            attention_mask=mask[:, None, None].bool() if cache.shares else mask,
             position_ids=position[:, None],
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
         position = position + 1
     return rows
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; each keeps one of its own."""
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*(row[:-1] for row in prompts), strict=False))
+    count = sum(1 for _ in same) if len(prompts) > 1 else 0
+    return count if count >= COMMON else 0
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:

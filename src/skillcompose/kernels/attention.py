@@ -28,15 +28,18 @@ class Shared(NamedTuple):
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor | Shared,
-    value: torch.Tensor | Shared,
+    key: Any,
+    value: Any,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query (B, H, T, D), key and value (B, K, S, D), mask (B, 1, T, S) true where seen; returns (B, T, H, D)."""
-    if isinstance(key, Shared) or isinstance(value, Shared):
+    """Query (B, H, T, D), key and value (B, K, S, D), mask (B, 1, T, S) true where seen; returns (B, T, H, D).
+
+    Key and value may be `Shared`.
+    """
+    if isinstance(key, Shared):
         return _attend_shared(query, key, value, attention_mask, scaling), None
     batch, heads, length, width = query.shape
     groups, size = key.shape[1], key.shape[2]
@@ -58,7 +61,7 @@ def attend(
 
 
 def _attend_shared(
-    query: torch.Tensor, key: Any, value: Any, attention_mask: torch.Tensor, scaling: float | None
+    query: torch.Tensor, key: Shared, value: Shared, attention_mask: Any, scaling: float | None
 ) -> torch.Tensor:
     """One new token a row: query (P * G, H, 1, D), mask (P * G, 1, 1, S + N)."""
     batch, heads, _, width = query.shape

@@ -1,0 +1,82 @@
+"""A key-value cache that grows in place, and of which a group's rows share what their prompt put there."""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from skillcompose.kernels.attention import NAME, Shared
+
+ROOM = 64  # tokens
+
+
+class GrowingCache(DynamicCache):
+    """Layers of other kinds (sliding windows), and kernels other than ours, keep copies instead of sharing."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        self.layers: list[Any] = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        ours = all(isinstance(layer, GrowingLayer) for layer in self.layers)
+        self.shares = ours and config._attn_implementation == NAME
+
+    def repeat(self, rows: int) -> int:
+        """Go on with `rows` rows for each prompt; returns how many neighbours have it in common, `rows` or 1."""
+        if not self.shares or rows == 1:
+            self.batch_repeat_interleave(rows)
+            return 1
+        for layer in self.layers:
+            layer.share(rows)
+        return rows
+
+    def keep(self, prompts: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keep these rows, and what they have in common of these prompts."""
+        self.batch_select_indices(rows)
+        if self.shares:
+            for layer in self.layers:
+                layer.keep_prefixes(prompts)
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values with room for more tokens: concatenating copies the whole cache for each of them."""
+
+    room: tuple[torch.Tensor, torch.Tensor] | None = None
+    prefix: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        old, (batch, heads, new, width) = self.keys.shape[2], key_states.shape
+        if self.room is None or old + new > self.room[0].shape[2]:
+            room = [states.new_empty(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
+            if old:
+                room[0][:, :, :old], room[1][:, :, :old] = self.keys, self.values
+            self.room = room[0], room[1]
+        keys, values = self.room
+        keys[:, :, old : old + new], values[:, :, old : old + new] = key_states, value_states
+        self.keys, self.values = keys[:, :, : old + new], values[:, :, : old + new]
+        if self.prefix is None:
+            return self.keys, self.values
+        return Shared(self.prefix[0], self.keys), Shared(self.prefix[1], self.values)
+
+    def get_seq_length(self) -> int:
+        return super().get_seq_length() + (self.prefix[0].shape[2] if self.prefix else 0)
+
+    def share(self, rows: int) -> None:
+        batch, heads, _, width = self.keys.shape
+        self.prefix, self.room = (self.keys, self.values), None
+        self.keys = self.values = self.keys.new_empty(batch * rows, heads, 0, width)
+
+    def keep_prefixes(self, indices: torch.Tensor) -> None:
+        if self.prefix is not None:
+            self.prefix = self.prefix[0][indices], self.prefix[1][indices]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.room = None
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.keys, self.values, self.room = self.keys[indices], self.values[indices], None

@@ -1,0 +1,161 @@
+"""Time to knowledge: facts learned per CPU minute, by successive halving over how the parametric skill is trained.
+
+    python benchmarks/speed/knowledge.py        the next unfinished run; `--all` goes on until there is none
+
+320 facts of `recipes/debian.yaml` (maintainer and version of 160 packages). A run trains one adapter on so many tokens and asks every fact once in a wording that was held out. Twelve settings get 40,000 tokens, the better half
+80,000, the best three 160,000; then the one with most facts per minute at 92 % recall or more gets two more seeds.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import claims
+
+RESULTS = Path(__file__).parent / "knowledge.json"
+RELATIONS = ("maintainer", "version")
+ROUNDS = ((40_000, 12), (80_000, 6), (160_000, 3))
+RECALL = 0.92
+SPACE: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3),
+    "rank": (8, 16, 32, 64),
+    "wordings": (1, 2, 4),
+    "profiles": (0, 2, 4),
+    "batch": (4, 8, 16),
+    "schedule": ("linear", "cosine", "constant_with_warmup"),
+}
+SHIPPED = {
+    "learning_rate": 1e-3,
+    "rank": 32,
+    "wordings": 4,
+    "profiles": 2,
+    "batch": 8,
+    "schedule": "linear",
+}
+Run = dict[str, Any]
+
+
+def candidates() -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    return [SHIPPED, *({name: rng.choice(values) for name, values in SPACE.items()} for _ in range(ROUNDS[0][1] - 1))]
+
+
+def next_run(done: list[Run]) -> Run | None:
+    """What is to be measured next, from what has been."""
+    chosen = candidates()
+    for tokens, count in ROUNDS:
+        chosen = chosen[:count]
+        found = [run for run in done if run["budget"] == tokens and run["seed"] == 0]
+        for settings in chosen:
+            if settings not in [run["settings"] for run in found]:
+                return {"settings": settings, "budget": tokens, "seed": 0}
+        chosen = [run["settings"] for run in sorted(found, key=lambda run: -run["facts_per_minute"])]
+    best = winner(done)
+    for seed in (1, 2):
+        if best and not any(run["seed"] == seed for run in done):
+            return {"settings": best["settings"], "budget": best["budget"], "seed": seed}
+    return None
+
+
+def winner(done: list[Run]) -> Run | None:
+    enough = [run for run in done if run["recall"] >= RECALL and run["seed"] == 0]
+    return max(enough, key=lambda run: run["facts_per_minute"], default=None)
+
+
+def measure(run: Run) -> Run:
+    import skillcompose
+    from skillcompose.adapters import train_adapter
+    from skillcompose.facts import extract
+    from skillcompose.generation import answer_texts
+    from skillcompose.metrics import exact_match
+    from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve, using
+    from skillcompose.packing import by_passages, packed
+    from skillcompose.progress import Progress
+    from skillcompose.prompts import prompt
+    from skillcompose.questions.parametric import parametric_questions
+
+    settings, seed = run["settings"], run["seed"]
+    source = claims.ROOT / "recipes" / "debian.yaml"
+    recipe = skillcompose.Recipe.from_yaml(source, {"questions.profiles": settings["profiles"], "seed": seed})
+    facts = [fact for fact in extract(recipe)[0] if fact.relation in RELATIONS]
+    splits = parametric_questions(facts, recipe, random.Random(seed))
+    rows = [q for q in splits["train"] if not q.hops or wording(q.id) < settings["wordings"]]
+    base = resolve(recipe.model)
+    tokenizer = load_tokenizer(base)
+    groups, tokens = [], 0
+    every = by_passages(rows)
+    while tokens < run["budget"]:
+        for group in random.Random(f"{seed} {tokens}").sample(every, len(every)):
+            if tokens < run["budget"]:
+                groups.append(group)
+                tokens += len(packed(group, tokenizer)["input_ids"])
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "adapter"
+        train_adapter(
+            base,
+            tokenizer,
+            groups,
+            adapter,
+            Path(folder) / "scratch",
+            {
+                "per_device_train_batch_size": settings["batch"],
+                "learning_rate": settings["learning_rate"],
+                "lr_scheduler_type": settings["schedule"],
+                "warmup_steps": 10,
+                "weight_decay": 0.0,
+                "save_steps": 10_000,
+            },
+            seed,
+            Progress(),
+            "adapter",
+            lora={"r": settings["rank"], "lora_alpha": 2 * settings["rank"], "target_modules": "all-linear"},
+        )
+        minutes = (time.monotonic() - begin) / 60
+        model = load_adapter(load_base(base), adapter)
+    asked = splits["validation"]
+    with using(model, "default"):
+        texts = answer_texts(model, tokenizer, [prompt(q.text) for q in asked], recipe.max_new_tokens)
+    right = sum(exact_match(text, q.answers) for text, q in zip(texts, asked, strict=True))
+    return run | {
+        "tokens": tokens,
+        "minutes": round(minutes, 2),
+        "facts": len(asked),
+        "recall": round(right / len(asked), 4),
+        "facts_per_minute": round(right / minutes, 1),
+        "commit": claims.commit(),
+    }
+
+
+def wording(question: str) -> int:
+    """The number of its wording stands last in a question's id."""
+    return int(question.rsplit(":", 1)[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    done: list[Run] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    while run := next_run(done):
+        done.append(measure(run))
+        RESULTS.write_text(json.dumps(done, indent=1) + "\n")
+        print(json.dumps(done[-1]), flush=True)
+        if not options.all:
+            break
+    best = winner(done)
+    if best and next_run(done) is None:
+        runs = [run for run in done if (run["settings"], run["budget"]) == (best["settings"], best["budget"])]
+        mean = sum(run["facts_per_minute"] for run in runs) / len(runs)
+        command = "python benchmarks/speed/knowledge.py --all"
+        claims.write("speed.facts_per_minute", round(mean, 1), "facts a minute", command, [r["seed"] for r in runs])
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,9 @@
 
     python benchmarks/speed/knowledge.py        the next unfinished run; `--all` goes on until there is none
 
-320 facts of `recipes/debian.yaml` (maintainer and version of 160 packages). A run trains one adapter on so many tokens and asks every fact once in a wording that was held out. Twelve settings get 40,000 tokens, the better half
-80,000, the best three 160,000; then the one with most facts per minute at 92 % recall or more gets two more seeds.
+320 facts of `recipes/debian.yaml` (maintainer and version of 160 packages). A run trains one adapter on so many tokens
+and asks every fact once in a wording that was held out. Twelve settings get 40,000 tokens, the better half 80,000, the
+best three 160,000; then the one with most facts per minute at 92 % recall or more gets two more seeds.
 """
 
 import argparse

@@ -20,12 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 
 RESULTS = Path(__file__).parent / "knowledge.json"
+LINEAR = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 RELATIONS = ("maintainer", "version")
 ROUNDS = ((40_000, 12), (80_000, 6), (160_000, 3))
 RECALL = 0.92
 SPACE: dict[str, tuple[Any, ...]] = {
     "learning_rate": (5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3),
     "rank": (8, 16, 32, 64),
+    "first_layer": (0, 0, 8, 15),  # layers before it have no LoRA, and nothing flows back to them
     "wordings": (1, 2, 4),
     "profiles": (0, 2, 4),
     "batch": (4, 8, 16),
@@ -34,6 +36,7 @@ SPACE: dict[str, tuple[Any, ...]] = {
 SHIPPED = {
     "learning_rate": 1e-3,
     "rank": 32,
+    "first_layer": 0,
     "wordings": 4,
     "profiles": 2,
     "batch": 8,
@@ -96,6 +99,7 @@ def measure(run: Run) -> Run:
             if tokens < run["budget"]:
                 groups.append(group)
                 tokens += len(packed(group, tokenizer)["input_ids"])
+    layers = load_base(base).config.num_hidden_layers
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
@@ -116,7 +120,12 @@ def measure(run: Run) -> Run:
             seed,
             Progress(),
             "adapter",
-            lora={"r": settings["rank"], "lora_alpha": 2 * settings["rank"], "target_modules": "all-linear"},
+            lora={
+                "r": settings["rank"],
+                "lora_alpha": 2 * settings["rank"],
+                "target_modules": LINEAR,
+                "layers_to_transform": list(range(settings["first_layer"], layers)),
+            },
         )
         minutes = (time.monotonic() - begin) / 60
         model = load_adapter(load_base(base), adapter)

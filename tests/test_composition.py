@@ -47,10 +47,11 @@ def deltas(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize("chosen", [{}, {"layers_to_transform": [1]}, {"exclude_modules": ["layers.0.mlp.down_proj"]}])
 def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_scales_and_targets(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, chosen: dict[str, list]
 ) -> None:
-    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS, **chosen)
     make_adapter(tiny_model, tmp_path / "b", 2, r=6, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "v_proj"])
     merge_adapters([tmp_path / "a", tmp_path / "b"], [1.0, -0.5], tmp_path / "sum")
     merged = deltas(load_adapter(load_base(str(tiny_model)), tmp_path / "sum"))

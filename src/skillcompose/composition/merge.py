@@ -61,7 +61,11 @@ def merge_adapters(folders: list[Path], weights: list[float], target: Path) -> N
         "init_lora_weights": True,
         "lora_dropout": 0.0,
         "inference_mode": False,
+        # Every module by its full name: what chose among them before must not choose again.
         "target_modules": sorted(ranks),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
         "rank_pattern": odd,
         "alpha_pattern": odd,
     }

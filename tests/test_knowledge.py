@@ -12,27 +12,33 @@ from skillcompose.errors import KnowledgeBaseError, RunError
 from skillcompose.facts import extract
 from skillcompose.index import Retriever, compile_passages
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
-from skillcompose.passages.markdown import read_document, split
+from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
 from skillcompose.questions.invention import Inventor
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
 
 
 def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
-    text = "Intro.\n\n# Team\n\n## Ann\n\nOwns it.\n\n```\n# not a heading\n```\n\n## Bo\n\nHelps."
-    passages = read_document(text, "docs/people.md", 50)
+    text = "Intro.\n\n# Team\n\n## Ann {#ann}\n\nOwns it.\n\n```\n# not a heading\n```\n\n## Bo\n\n{#page=2}\nHelps."
+    passages = passages_of(text, "docs/people.md", lambda text: [(0, text)])
     assert [(p.title, p.position) for p in passages] == [
         ("people", "people"),
         ("Ann", "Team > Ann"),
         ("Bo", "Team > Bo"),
     ]
     assert "# not a heading" in passages[1].text
+    assert [p.anchor for p in passages] == ["", "ann", "page=2"]
 
 
-def test_long_sections_are_cut_at_paragraphs_then_sentences_then_words() -> None:
-    assert split("a b c\n\nd e f", 3) == ["a b c", "d e f"]
-    assert split("One two three. Four five six.", 3) == ["One two three.", "Four five six."]
-    assert split("a b c d e", 2) == ["a b", "c d", "e"]
+def test_long_sections_are_cut_by_the_embedders_tokens_and_pieces_know_their_page(embedder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(next(embedder.rglob("tokenizer.json"))))
+    text = "# One\n" + "".join(f"{{#page={n}}}\n" + "The clock of brol is here. " * 12 + "\n\n" for n in (1, 2, 3))
+    passages = passages_of(text, "x.md", splitter(str(embedder), 60, 0))
+    assert all(len(tokenizer.encode(p.text, add_special_tokens=False).ids) <= 60 for p in passages)
+    assert list(dict.fromkeys(p.anchor for p in passages)) == ["page=1", "page=2", "page=3"]
+    assert sum(p.text.count("brol") for p in passages) == 36
 
 
 def test_unreadable_files_are_counted_and_an_empty_folder_is_an_error(tmp_path: Path, recipe_file: Path) -> None:

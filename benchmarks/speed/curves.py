@@ -33,7 +33,7 @@ class Work:
     def __init__(self, model: str) -> None:
         from transformers import AutoConfig
 
-        from skillcompose.models import resolve
+        from skillcompose.builtin import resolve
 
         c = AutoConfig.from_pretrained(resolve(model))
         head_width = c.hidden_size // c.num_attention_heads
@@ -72,8 +72,9 @@ def train_epoch(questions: Path, profile: bool) -> None:
     import torch
 
     from skillcompose.adapters.sft import training_order
+    from skillcompose.builtin import resolve
     from skillcompose.machine import matmul_rate
-    from skillcompose.models import load_base, load_tokenizer, new_adapter, resolve
+    from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.packing import by_passages, collate, packed
     from skillcompose.training import label_log_probs
     from skillcompose.types import Question, read_jsonl

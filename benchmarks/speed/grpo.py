@@ -38,9 +38,10 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from skillcompose.builtin import resolve
     from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
     from skillcompose.generation import Sampling, generate
-    from skillcompose.models import load_base, load_tokenizer, new_adapter, resolve
+    from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.training import machine_settings
 
     folder = resolve(model)

@@ -75,10 +75,11 @@ def winner(done: list[Run]) -> Run | None:
 def measure(run: Run) -> Run:
     import skillcompose
     from skillcompose.adapters import train_adapter
+    from skillcompose.builtin import resolve
     from skillcompose.facts import extract
     from skillcompose.generation import answer_texts
     from skillcompose.metrics import exact_match
-    from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve, using
+    from skillcompose.models import load_adapter, load_base, load_tokenizer, using
     from skillcompose.packing import by_passages, packed
     from skillcompose.progress import Progress
     from skillcompose.prompts import prompt

@@ -31,7 +31,8 @@ def side(name: str, questions: Path, scratch: Path) -> None:
 
     import skillcompose
     from skillcompose.adapters.sft import AdapterTrainer, training_order
-    from skillcompose.models import load_base, load_tokenizer, new_adapter, resolve
+    from skillcompose.builtin import resolve
+    from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.packing import by_passages, collate, packed
     from skillcompose.training import machine_settings
     from skillcompose.types import Question, read_jsonl

@@ -50,6 +50,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SKILLCOMPOSE_CACHE") or Path.home() / ".cache" / "skillcompose").expanduser()
 
 
+def resolve(name: str, beside: Path = Path()) -> str:
+    """A folder for `builtin:` names and paths; a Hugging Face name is returned as it is.
+
+    Raises:
+        ModelError: A path that is no folder: it must not fall through to a hub.
+    """
+    if name.startswith("builtin:"):
+        return str(builtin_folder(name.removeprefix("builtin:")))
+    folder = Path(name).expanduser()
+    for candidate in (beside / folder, folder):
+        if candidate.is_dir():
+            return str(candidate)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
+    return name
+
+
 def builtin_folder(name: str) -> Path:
     """The ready folder of a built-in model, fetched and converted when it is not there yet.
 

@@ -4,7 +4,6 @@ The settings of TRL and PEFT are read from the installed sources: importing TRL 
 """
 
 import ast
-import csv
 import difflib
 import importlib.util
 import string
@@ -15,7 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from skillcompose.builtin import BUILTIN
+from skillcompose.errors import KnowledgeBaseError
 from skillcompose.recipe import Recipe, path_relations
+from skillcompose.tables import columns as table_columns
+from skillcompose.tables import table_names
 
 OWNED = {
     "output_dir": "the run folder decides",
@@ -144,13 +146,16 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     if not recipe.folder.is_dir():
         problems.append(("knowledge_base", f"{recipe.knowledge_base!r} is not a folder beside the recipe"))
     else:
-        tables = sorted(p.relative_to(recipe.folder).as_posix() for p in recipe.folder.rglob("*.csv"))
+        tables = table_names(recipe.folder)
         for name, table in recipe.facts.tables.items():
             if name not in tables:
                 problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
                 continue
-            with (recipe.folder / name).open(encoding="utf-8-sig", newline="") as file:
-                columns[name] = next(csv.reader(file), [])
+            try:
+                columns[name] = table_columns(recipe.folder, name)
+            except KnowledgeBaseError as error:
+                problems.append((f"facts.tables.{name}", str(error)))
+                continue
             if table.key not in columns[name]:
                 problems.append(
                     (f"facts.tables.{name}.key", f"no column {table.key!r}" + _nearest(table.key, columns[name]))

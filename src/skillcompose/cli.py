@@ -142,7 +142,8 @@ def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
             click.echo(f"  {hop.text}  [from the weights]")
         else:
             cited = answer.passages[hop.passage - 1].passage
-            click.echo(f"  {hop.text}  [{cited.source}, {cited.position}]")
+            place = f"{cited.source}#{cited.anchor}" if cited.anchor else cited.source
+            click.echo(f"  {hop.text}  [{place}, {cited.position}]")
     if show_passages:
         for number, hit in enumerate(answer.passages, 1):
             click.echo(f"  [{number}] {hit.passage.title}: {hit.passage.text}")

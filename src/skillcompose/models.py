@@ -14,7 +14,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from skillcompose.builtin import builtin_folder
 from skillcompose.errors import ModelError
 from skillcompose.kernels import LAYOUTS, attention, lora
 from skillcompose.machine import device, fast_dtype, use_cores
@@ -34,23 +33,6 @@ def quiet_libraries() -> None:
     # The built-in model has no torch.jit or pinned memory on a CPU.
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-
-
-def resolve(name: str, beside: Path = Path()) -> str:
-    """A folder for `builtin:` names and paths; a Hugging Face name is returned as it is.
-
-    Raises:
-        ModelError: A path that is no folder: it must not fall through to a hub.
-    """
-    if name.startswith("builtin:"):
-        return str(builtin_folder(name.removeprefix("builtin:")))
-    folder = Path(name).expanduser()
-    for candidate in (beside / folder, folder):
-        if candidate.is_dir():
-            return str(candidate)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
-    return name
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:

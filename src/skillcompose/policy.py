@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skillcompose.builtin import resolve
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
 from skillcompose.machine import device
-from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run

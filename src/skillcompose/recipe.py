@@ -47,8 +47,12 @@ class Relation(Section):
 
 
 class Passages(Section):
-    max_words: int = Field(150, ge=20)
-    """Longer sections are cut at paragraph or sentence ends."""
+    max_tokens: int = Field(200, ge=20)
+    """Of the embedder. Longer sections are cut at their structure, paragraphs or sentences."""
+    overlap: int = Field(30, ge=0)
+    """Tokens that two pieces of one section have in common, at most."""
+    max_megabytes: int = Field(50, ge=1)
+    """A larger document is not read."""
 
 
 class Facts(Section):

@@ -42,13 +42,17 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 @dataclass(frozen=True)
 class Passage(Record):
-    """A piece of a document. `source` and `position` are its citation: file in the knowledge base and heading."""
+    """A piece of a document. `source` and `position` are its citation: file in the knowledge base and headings.
+
+    `anchor` is what a link to the place has behind the `#` (an id, `page=12`); empty where there is none.
+    """
 
     id: str
     title: str
     text: str
     source: str
     position: str
+    anchor: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.sft import train_adapter
-from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.builtin import resolve
+from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
 from skillcompose.packing import by_passages
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json

@@ -8,11 +8,12 @@
 import random
 
 from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
+from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.memory import release_memory
-from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve
+from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC
+from skillcompose.builtin import resolve
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever, compile_passages
 from skillcompose.metrics import exact_match, lenient_match
-from skillcompose.models import load_adapter, load_base, load_tokenizer, resolve, using
+from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
 from skillcompose.prompts import chat, prompt, sentences
 from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_jsonl

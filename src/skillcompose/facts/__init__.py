@@ -1,13 +1,12 @@
 """Stage 2: table rows -> `facts.jsonl`, each fact placed in the weights or in the index by its relation's rule."""
 
-import csv
 from collections import Counter, defaultdict
-from pathlib import Path
 
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.pipeline import Work
 from skillcompose.prompts import normalise
 from skillcompose.recipe import Recipe
+from skillcompose.tables import read_table
 from skillcompose.types import Fact, write_json, write_jsonl
 
 
@@ -27,7 +26,7 @@ def extract(recipe: Recipe) -> tuple[list[Fact], Counter[str]]:
     """
     facts: list[Fact] = []
     dropped: Counter[str] = Counter()
-    rows = {name: read_table(recipe.folder / name, table.limit) for name, table in recipe.facts.tables.items()}
+    rows = {name: read_table(recipe.folder, name, table.limit) for name, table in recipe.facts.tables.items()}
     for name, relation in recipe.facts.relations.items():
         key_column = recipe.facts.tables[relation.table].key
         objects: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
@@ -45,10 +44,3 @@ def extract(recipe: Recipe) -> tuple[list[Fact], Counter[str]]:
             subject, value, key, source = found[0]
             facts.append(Fact(f"{name}:{subject}", subject, name, value, relation.skill, key, source))
     return facts, dropped
-
-
-def read_table(path: Path, limit: int | None) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV file; short rows are filled with empty cells."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        return [(reader.line_num, row) for _, row in zip(range(limit or 10**9), reader, strict=False)]

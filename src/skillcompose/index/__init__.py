@@ -3,9 +3,9 @@
 from collections import defaultdict
 from dataclasses import replace
 
+from skillcompose.builtin import resolve
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
-from skillcompose.models import resolve
 from skillcompose.pipeline import Work
 from skillcompose.prompts import mentions, normalise
 from skillcompose.recipe import Recipe

@@ -8,9 +8,10 @@ import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from skillcompose.builtin import resolve
 from skillcompose.errors import RunError
 from skillcompose.machine import device, use_cores
-from skillcompose.models import fingerprint, quiet_libraries, resolve
+from skillcompose.models import fingerprint, quiet_libraries
 from skillcompose.progress import Progress
 from skillcompose.run import file_digest
 from skillcompose.types import Passage, ScoredPassage, read_json, read_jsonl, write_json, write_jsonl

@@ -1,37 +1,90 @@
 """Stage 1: documents -> `passages.jsonl` and `passages.report.json` (what was read, what was not, and why)."""
 
-from skillcompose.errors import KnowledgeBaseError
-from skillcompose.passages.markdown import read_document
-from skillcompose.pipeline import Work
-from skillcompose.types import Passage, write_json, write_jsonl
+from pathlib import Path
+from typing import Any
 
-DOCUMENTS = (".md", ".txt")
-TABLES = (".csv",)
+from skillcompose.builtin import resolve
+from skillcompose.errors import KnowledgeBaseError
+from skillcompose.passages.chunks import passages_of, splitter, without_copies
+from skillcompose.passages.readers import READERS, Unreadable
+from skillcompose.pipeline import Work
+from skillcompose.run import digest, file_digest
+from skillcompose.tables import TABLES
+from skillcompose.types import Passage, read_jsonl, write_json, write_jsonl
+
+VERSION = 1  # raise it when a reader would give another text for the same file
 
 
 def run(work: Work) -> None:
-    """Read every document of the knowledge base; a file that cannot be read is counted with its reason."""
-    folder = work.recipe.folder
+    """Read every document of the knowledge base; a file that cannot be read is counted with its reason.
+
+    What a file gave is kept in the run's `.read`, so that the next run reads only what changed.
+    """
+    recipe, settings = work.recipe, work.recipe.passages
+    split = splitter(resolve(recipe.index.embedder, recipe.source.parent), settings.max_tokens, settings.overlap)
+    cache = work.run.folder / ".read"
+    cache.mkdir(exist_ok=True)
     passages: list[Passage] = []
     unread: dict[str, str] = {}
-    documents = 0
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
+    used: set[str] = set()
+    documents = tables = 0
+    files = sorted(path for path in recipe.folder.rglob("*") if not path.is_dir())
+    for path in work.progress.each(files, "reading", len(files)):
+        name = path.relative_to(recipe.folder).as_posix()
         if path.suffix.lower() in TABLES:
-            continue
-        if path.suffix.lower() not in DOCUMENTS:
-            unread[name] = f"not a document type that is read ({', '.join(DOCUMENTS)})"
+            tables += 1
             continue
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            unread[name] = f"cannot be read as UTF-8 text: {error}"
+            check(path, recipe.folder, settings.max_megabytes)
+            key = digest([VERSION, name, file_digest(path), settings.model_dump(), recipe.index.embedder])
+            file = cache / f"{key[:32]}.jsonl"
+            if not file.is_file():
+                write_jsonl(file, passages_of(READERS[path.suffix.lower()](path), name, split))
+            found = read_jsonl(file, Passage)
+        except Exception as error:
+            # Whatever a parser makes of a broken file, the others are still to be read.
+            unread[name] = reason(error)
+            continue
+        used.add(file.name)
+        if not found:
+            unread[name] = "holds no text"
             continue
         documents += 1
-        passages += read_document(text, name, work.recipe.passages.max_words)
-    tables = any(path.suffix.lower() in TABLES for path in folder.rglob("*"))
+        passages += found
+    for file in cache.iterdir():
+        if file.name not in used:
+            file.unlink()
     if not passages and not tables:
-        raise KnowledgeBaseError(f"{folder} holds no {', '.join(DOCUMENTS + TABLES)} file with text in it")
-    write_jsonl(work.folder / "passages.jsonl", passages)
-    report = {"documents": documents, "passages": len(passages), "unread": unread}
-    write_json(work.folder / "passages.report.json", report)
+        kinds = ", ".join([*READERS, *TABLES])
+        raise KnowledgeBaseError(f"{recipe.folder} holds no file ({kinds}) with text in it{_examples(unread)}")
+    kept, copies = without_copies(passages)
+    write_jsonl(work.folder / "passages.jsonl", kept)
+    report: dict[str, Any] = {"documents": documents, "passages": len(kept), "tables": tables}
+    write_json(work.folder / "passages.report.json", report | {"copies": copies, "unread": unread})
+
+
+def check(path: Path, folder: Path, max_megabytes: int) -> None:
+    """Raises `Unreadable` for a file that no reader should be given."""
+    if not path.exists():
+        raise Unreadable("is a link to nothing")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise Unreadable("is a link to outside of the knowledge base")
+    if path.suffix.lower() not in READERS:
+        raise Unreadable(f"is no document type that is read ({', '.join(READERS)})")
+    size = path.stat().st_size / 2**20
+    if size > max_megabytes:
+        raise Unreadable(f"has {size:.0f} MiB, more than passages.max_megabytes: {max_megabytes}")
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, ImportError):
+        return f'needs {error.name}: pip install "skillcompose[documents]"'
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    return f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _examples(unread: dict[str, str]) -> str:
+    return "".join(f"\n  {name}: {why}" for name, why in list(unread.items())[:5])

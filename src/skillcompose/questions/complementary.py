@@ -11,8 +11,9 @@ from dataclasses import replace
 from itertools import product
 from math import ceil
 
+from skillcompose.builtin import resolve
 from skillcompose.index import Retriever
-from skillcompose.models import load_tokenizer, resolve
+from skillcompose.models import load_tokenizer
 from skillcompose.prompts import MAX_ANSWER_TOKENS, mentions, normalise
 from skillcompose.questions.contextual import with_passages
 from skillcompose.questions.walks import Splits, ask

@@ -1,0 +1,87 @@
+"""Sections -> passages that the embedder sees whole, and passages that say the same only once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from skillcompose.passages.sections import Section, sections
+from skillcompose.prompts import normalise
+from skillcompose.types import Passage
+
+SHINGLE = 4  # words
+ALIKE = 0.9  # share of the shingles that two passages have in common
+Splitter = Callable[[str], list[tuple[int, str]]]
+
+
+def splitter(embedder: str, max_tokens: int, overlap: int) -> Splitter:
+    """Cuts a text at its structure (lists, tables, paragraphs, sentences) into pieces of the embedder's tokens."""
+    from semantic_text_splitter import MarkdownSplitter
+    from tokenizers import Tokenizer
+
+    file = next(iter(sorted(Path(embedder).rglob("tokenizer.json"))), None)
+    if file is None:
+        from huggingface_hub import hf_hub_download
+
+        file = hf_hub_download(embedder, "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    found: Splitter = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, max_tokens, overlap).chunk_indices
+    return found
+
+
+def passages_of(text: str, source: str, split: Splitter) -> list[Passage]:
+    """Passages of one document.
+
+    A passage's title is its nearest heading (the file's name before the first one), its position the path of headings
+    that leads to it, its anchor what a link to the place has behind the `#`.
+    """
+    passages: list[Passage] = []
+    for section in sections(text, source.rsplit("/", 1)[-1].rsplit(".", 1)[0]):
+        for offset, piece in split(section.text):
+            number = len(passages)
+            passages.append(_passage(f"{source}#{number}", section, offset, piece.strip(), source))
+    return passages
+
+
+def _passage(name: str, section: Section, offset: int, piece: str, source: str) -> Passage:
+    return Passage(name, section.trail[-1], piece, source, " > ".join(section.trail), section.anchor_at(offset))
+
+
+def without_copies(passages: list[Passage]) -> tuple[list[Passage], dict[str, str]]:
+    """The passages that say something new, and the others with the passage that says it.
+
+    Two passages are alike only under the same heading: texts that differ in the name above them are different facts.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=ALIKE, num_perm=64)
+    kept: list[Passage] = []
+    copies: dict[str, str] = {}
+    exact: dict[tuple[str, str], str] = {}
+    shingled: dict[str, tuple[str, set[str]]] = {}
+    for passage in passages:
+        title, words = normalise(passage.title), normalise(passage.text).split()
+        same = exact.setdefault((title, " ".join(words)), passage.id)
+        if same != passage.id:
+            copies[passage.id] = same
+            continue
+        shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
+        hashed = MinHash(num_perm=64)
+        hashed.update_batch([shingle.encode() for shingle in shingles])
+        alike = (
+            other
+            for other in sorted(index.query(hashed))
+            if shingled[other][0] == title and _jaccard(shingled[other][1], shingles) >= ALIKE
+        )
+        near = next(alike, None)
+        if near is not None:
+            copies[passage.id] = near
+            continue
+        index.insert(passage.id, hashed)
+        shingled[passage.id] = title, shingles
+        kept.append(passage)
+    return kept, copies
+
+
+def _jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other)

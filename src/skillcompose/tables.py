@@ -1,0 +1,144 @@
+"""Tables of a knowledge base: CSV, TSV, JSON and JSON lines, sheets of XLSX, tables of SQLite; rows as text cells.
+
+A table is named by its file, and by `#` and a name where a file holds several: `crm.sqlite#accounts`, `plan.xlsx#May`.
+"""
+
+import csv
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from skillcompose.errors import KnowledgeBaseError
+
+TEXTS = (".csv", ".tsv")
+DATABASES = (".sqlite", ".sqlite3", ".db")
+TABLES = (*TEXTS, ".json", ".jsonl", ".xlsx", *DATABASES)
+MAX_MEGABYTES = 200
+Row = tuple[int, dict[str, str]]
+"""Its number (the line of a text file) and its cells by column."""
+
+
+def table_names(folder: Path) -> list[str]:
+    """Every table below a folder, sorted; a file that cannot be read has none."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLES and p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        try:
+            found += [f"{name}#{part}" if part else name for part in _parts(path)]
+        except Exception:
+            # Only tables that the recipe names must be readable; `read_table` says why one is not.
+            continue
+    return found
+
+
+def columns(folder: Path, name: str) -> list[str]:
+    """Names of a table's columns.
+
+    Raises:
+        KnowledgeBaseError: The file cannot be read as a table.
+    """
+    first = read_table(folder, name, 1)
+    if first:
+        return list(first[0][1])
+    if Path(name).suffix.lower() in TEXTS:
+        with (folder / name).open(encoding="utf-8-sig", newline="") as lines:
+            return next(csv.reader(lines, delimiter=_delimiter(name)), [])
+    return []
+
+
+def read_table(folder: Path, name: str, limit: int | None = None) -> list[Row]:
+    """The rows of a table, the first `limit` of them.
+
+    Raises:
+        KnowledgeBaseError: The file cannot be read as a table.
+    """
+    try:
+        return list(islice(_rows(folder, name), limit))
+    except ImportError as error:
+        raise KnowledgeBaseError(f'table {name} needs {error.name}: pip install "skillcompose[documents]"') from error
+    except Exception as error:
+        raise KnowledgeBaseError(f"table {name} cannot be read: {error}; correct or remove the file") from error
+
+
+def _parts(path: Path) -> list[str]:
+    """Names of the tables in a file; one empty name for a file that is a table itself."""
+    if path.suffix.lower() in DATABASES:
+        with closing(_database(path)) as database:
+            query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+            return sorted(name for (name,) in database.execute(query))
+    if path.suffix.lower() == ".xlsx":
+        with closing(_workbook(path)) as book:
+            return list(book.sheetnames)
+    return [""]
+
+
+def _rows(folder: Path, name: str) -> Iterator[Row]:
+    file, _, part = name.partition("#")
+    path = folder / file
+    if path.stat().st_size > MAX_MEGABYTES * 2**20:
+        raise ValueError(f"it is larger than {MAX_MEGABYTES} MiB")
+    kind = path.suffix.lower()
+    if kind in TEXTS:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, restval="", delimiter=_delimiter(file))
+            for row in reader:
+                yield reader.line_num, {column: value for column, value in row.items() if column is not None}
+    elif kind in DATABASES:
+        with closing(_database(path)) as database:
+            found = database.execute('SELECT * FROM "' + part.replace('"', '""') + '"')
+            yield from _cells([column[0] for column in found.description], enumerate(found, 1))
+    elif kind == ".xlsx":
+        with closing(_workbook(path)) as book:
+            cells = book[part].iter_rows(values_only=True) if part in book.sheetnames else iter(())
+            yield from _cells([_text(cell) for cell in next(cells, ())], enumerate(cells, 2))
+    else:
+        yield from _objects(path, kind == ".jsonl")
+
+
+def _delimiter(file: str) -> str:
+    return "\t" if file.lower().endswith(".tsv") else ","
+
+
+def _cells(names: list[str], rows: Iterator[tuple[int, tuple[Any, ...]]] | enumerate[Any]) -> Iterator[Row]:
+    for number, row in rows:
+        yield number, {name: _text(cell) for name, cell in zip(names, row, strict=False) if name}
+
+
+def _objects(path: Path, lines: bool) -> Iterator[Row]:
+    """Objects of a JSON list or of JSON lines; every row has the columns of all."""
+    text = path.read_text(encoding="utf-8-sig")
+    if lines:
+        objects = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+        data = json.loads(text)
+        objects = list(enumerate(data if isinstance(data, list) else [data], 1))
+    if not all(isinstance(item, dict) for _, item in objects):
+        raise ValueError("it is no list of objects")
+    names = list(dict.fromkeys(chain.from_iterable(item for _, item in objects)))
+    for number, item in objects:
+        yield number, {name: _text(item.get(name)) for name in names}
+
+
+def _text(cell: Any) -> str:
+    """A cell as a person would write it; several values are joined, nested ones are left out."""
+    if cell is None or isinstance(cell, dict | bytes):
+        return ""
+    if isinstance(cell, list):
+        return "; ".join(filter(None, map(_text, cell)))
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
+
+
+def _database(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+
+
+def _workbook(path: Path) -> Any:
+    from openpyxl import load_workbook
+
+    return load_workbook(path, read_only=True, data_only=True)

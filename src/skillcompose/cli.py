@@ -71,11 +71,17 @@ def load(recipe: Path, overrides: tuple[str, ...]) -> "skillcompose.Recipe":
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def init(folder: Path) -> None:
-    """Write a project that trains as it stands: a recipe and a small knowledge base."""
+@click.option(
+    "--from",
+    "knowledge",
+    type=click.Path(path_type=Path),
+    help="Propose a recipe for the tables and documents in this folder, which stays where it is.",
+)
+def init(folder: Path, knowledge: Path | None) -> None:
+    """Write a project that trains as it stands: a recipe and a small knowledge base, or a recipe for your folder."""
     from skillcompose.starter import write_project
 
-    recipe = write_project(folder)
+    recipe = write_project(folder, knowledge)
     click.echo(f"{recipe}")
     click.echo(f"Next: skillcompose train {recipe}", err=True)
 

@@ -23,6 +23,8 @@ class Table(Section):
     """Column that names the row."""
     limit: int | None = Field(None, ge=1)
     """Use the first N rows only."""
+    separator: str = ""
+    """Stands between several values of one cell; such a cell gives no fact, because a question needs one answer."""
 
 
 class Relation(Section):
@@ -58,6 +60,8 @@ class Passages(Section):
 class Facts(Section):
     tables: dict[str, Table]
     relations: dict[str, Relation]
+    known: int | None = Field(None, ge=1)
+    """Put only the facts about so many subjects into the weights: those that index facts lead to most often."""
 
 
 class Index(Section):

@@ -7,7 +7,7 @@ from skillcompose.pipeline import Work
 from skillcompose.prompts import normalise
 from skillcompose.recipe import Recipe
 from skillcompose.tables import read_table
-from skillcompose.types import Fact, write_json, write_jsonl
+from skillcompose.types import Fact, Skill, write_json, write_jsonl
 
 
 def run(work: Work) -> None:
@@ -28,12 +28,15 @@ def extract(recipe: Recipe) -> tuple[list[Fact], Counter[str]]:
     dropped: Counter[str] = Counter()
     rows = {name: read_table(recipe.folder, name, table.limit) for name, table in recipe.facts.tables.items()}
     for name, relation in recipe.facts.relations.items():
-        key_column = recipe.facts.tables[relation.table].key
+        table = recipe.facts.tables[relation.table]
         objects: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
         for number, row in rows[relation.table]:
-            key, cell = row.get(key_column, "").strip(), row.get(relation.column, "").strip()
+            key, cell = row.get(table.key, "").strip(), row.get(relation.column, "").strip()
             if not key or not cell:
                 dropped[f"{name}: empty cell"] += 1
+                continue
+            if table.separator and table.separator in cell:
+                dropped[f"{name}: several values in one cell"] += 1
                 continue
             subject, value = (cell, key) if relation.reversed else (key, cell)
             objects[normalise(subject)].append((subject, value, key, f"{relation.table}:{number}"))
@@ -43,4 +46,20 @@ def extract(recipe: Recipe) -> tuple[list[Fact], Counter[str]]:
                 continue
             subject, value, key, source = found[0]
             facts.append(Fact(f"{name}:{subject}", subject, name, value, relation.skill, key, source))
+    if recipe.facts.known:
+        facts = _without_unknown(facts, recipe.facts.known, dropped)
     return facts, dropped
+
+
+def _without_unknown(facts: list[Fact], known: int, dropped: Counter[str]) -> list[Fact]:
+    """The weights' facts about the subjects that index facts lead to most often; all facts of the index."""
+    led_to = Counter(normalise(fact.object) for fact in facts if fact.skill is Skill.CONTEXTUAL)
+    subjects = dict.fromkeys(normalise(fact.subject) for fact in facts if fact.skill is Skill.PARAMETRIC)
+    chosen = set(sorted(subjects, key=lambda subject: -led_to[subject])[:known])
+    kept = []
+    for fact in facts:
+        if fact.skill is Skill.PARAMETRIC and normalise(fact.subject) not in chosen:
+            dropped[f"{fact.relation}: not one of the {known} known subjects"] += 1
+        else:
+            kept.append(fact)
+    return kept

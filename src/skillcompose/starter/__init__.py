@@ -1,24 +1,90 @@
-"""`skillcompose init`: a recipe and a small knowledge base that train as they stand."""
+"""`skillcompose init`: a recipe and a small knowledge base that train as they stand, or a recipe for a folder."""
 
+import json
+import os
+import re
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts.discovery import Table, discover
+
+KNOWN = 160  # subjects whose facts a small model learns in some minutes
 
 
-def write_project(folder: Path) -> Path:
-    """Copy the starter project into a new or empty folder.
+def write_project(folder: Path, knowledge: Path | None = None) -> Path:
+    """Copy the starter project into a new or empty folder; with `knowledge`, a recipe proposed for that folder.
 
     Returns:
         The recipe's path.
 
     Raises:
-        KnowledgeBaseError: The folder has something in it; nothing is overwritten.
+        KnowledgeBaseError: The folder has something in it, and nothing is overwritten; or no table of `knowledge`
+            gives facts.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KnowledgeBaseError(f"{folder} is not empty; name a new folder")
+    proposed = proposal(knowledge) if knowledge is not None else None
+    recipe = folder / "recipes" / "own-folder.yaml"
     with as_file(files("skillcompose.starter")) as source:
-        for name in ("recipes", "knowledge"):
+        for name in ("recipes",) if knowledge else ("recipes", "knowledge"):
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder / "recipes" / "own-folder.yaml"
+    if knowledge is not None and proposed is not None:
+        text = recipe.read_text(encoding="utf-8")
+        text = text.replace("../knowledge ", os.path.relpath(knowledge, recipe.parent) + " ", 1)
+        text = re.sub(r"^facts:\n.*?(?=^index:)", lambda _: proposed + "\n", text, flags=re.M | re.S)
+        recipe.write_text(text, encoding="utf-8")
+    return recipe
+
+
+def proposal(knowledge: Path) -> str:
+    """The recipe's `facts` section for a folder, each line with its reason.
+
+    Raises:
+        KnowledgeBaseError: No complementary question could be asked: what is missing.
+    """
+    if not knowledge.is_dir():
+        raise KnowledgeBaseError(f"{knowledge} is not a folder")
+    tables, left_out = discover(knowledge)
+    places = {column.place for table in tables for column in table.columns}
+    if not {"weights", "index"} <= places:
+        reasons = [f"{name}: {why}" for name, why in left_out.items()]
+        reasons += [f"{t.name}: {c.name}: {c.place or 'no place'}, {c.why}" for t in tables for c in t.columns]
+        raise KnowledgeBaseError(
+            f"{knowledge}: no question needs both skills: one column must lead to rows of a table, whose other columns "
+            "the model then knows. Add such a column, or write the recipe by hand.\n  "
+            + "\n  ".join(reasons or ["there is no table (CSV, JSON, XLSX, SQLite)"])
+        )
+    lines = ["facts:", _commented(f"  known: {KNOWN}", "subjects that the weights learn: those most often led to")]
+    lines.append("  tables:")
+    for table in tables:
+        separator = f', separator: "{table.separator}"' if table.separator else ""
+        row = f"{_quoted(table.name)}: {{key: {_quoted(table.key)}{separator}}}"
+        lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}"))
+    lines += [f"    # {name}: left out, {why}" for name, why in left_out.items()]
+    return "\n".join([*lines, "  relations:", *(line for table in tables for line in _relations(table, tables))]) + "\n"
+
+
+def _relations(table: Table, tables: list[Table]) -> list[str]:
+    lines = []
+    for column in table.columns:
+        if not column.place:
+            lines.append(f"    # {table.name}, {column.name}: {column.why}")
+            continue
+        taken = sum(other.name == column.name and bool(other.place) for t in tables for other in t.columns) > 1
+        stem = re.split(r"[./#]", table.name)[-1 if "#" in table.name else -2]
+        name = re.sub(r"\W+", "_", f"{stem}_{column.name}" if taken else column.name).strip("_").lower()
+        lines += [f"    {name}:", f"      table: {_quoted(table.name)}", f"      column: {_quoted(column.name)}"]
+        lines += ["      reversed: true"] * column.reversed
+        lines.append(_commented(f"      place: {column.place}", column.why))
+    return lines
+
+
+def _commented(line: str, why: str) -> str:
+    return f"{line:42}  # {why}"
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: JSON's form where a plain word would not do."""
+    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)

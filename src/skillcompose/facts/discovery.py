@@ -1,0 +1,159 @@
+"""Tables -> a proposal for the recipe's `facts`: keys, links between tables, and where each column's facts live.
+
+The rules are few and each leaves its reason behind, so that a person can read the proposal and change it:
+
+- a column is a **link** when its values are keys of a table: the first hop of a question, read in the index;
+- other columns of a table that something links to are **known**: the second hop, learnt by the weights;
+- what changes or is private is never put into the weights; text, constants and empty columns are left out.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from skillcompose.prompts import normalise
+from skillcompose.tables import read_table, table_names
+
+PRIVATE = re.compile(
+    r"(mail|phone|mobile|salary|wage|iban|bank|account_?no|passw|secret|token|birth|ssn|tax|address|passport)", re.I
+)
+CHANGING = re.compile(
+    r"(date|time|updated|created|modified|status|state|price|cost|amount|total|count|stock|quantity|number_of|score|version|release)",
+    re.I,
+)
+PRIVATE_VALUE = re.compile(r"^[^@\s]+@[^@\s]+\.\w+$|^\+?[\d ()/-]{9,}$|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$")
+NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
+LINKED = 0.5  # share of a column's values that are keys of the table it leads to
+LEAST = 8  # values; fewer make no questions
+TEXT = 12  # words in the middle: more is a text, not a value
+DESCRIBES = 4  # words: from here on a value can stand for its row
+RELATIONS = 3  # of a table, in the weights: what is asked most should be learnt well
+
+
+@dataclass
+class Column:
+    """A relation of the proposal; `place` is empty when the column is left out, and `why` says so."""
+
+    name: str
+    place: str = ""
+    why: str = ""
+    reversed: bool = False
+    leads_to: str = ""
+
+
+@dataclass
+class Table:
+    name: str
+    key: str
+    rows: int
+    separator: str = ""
+    columns: list[Column] = field(default_factory=list)
+
+
+def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
+    """The tables that give facts, and the others with the reason why not."""
+    cells: dict[str, dict[str, list[str]]] = {}
+    left_out: dict[str, str] = {}
+    tables: list[Table] = []
+    for name in table_names(folder):
+        rows = [row for _, row in read_table(folder, name)]
+        columns = {column: [row.get(column, "").strip() for row in rows] for column in (rows[0] if rows else {})}
+        key = guess_key(name, columns)
+        if key is None:
+            left_out[name] = "no column has another value in every row, so nothing names a row"
+            continue
+        cells[name] = columns
+        tables.append(Table(name, key, len(rows), guess_separator(columns)))
+    keys = {table.name: {normalise(value) for value in cells[table.name][table.key]} for table in tables}
+    for table in tables:
+        for column, values in cells[table.name].items():
+            if column != table.key:
+                single = [v for v in values if v and not (table.separator and table.separator in v)]
+                table.columns.append(describe(column, single, table, cells[table.name][table.key], keys))
+    reached = {column.leads_to for table in tables for column in table.columns if column.leads_to}
+    # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
+    reached |= {table.name for table in tables for column in table.columns if column.reversed}
+    # Tables about the same things: a hop to a row of one is a hop to the row of the other.
+    reached |= {a for a in keys for b in reached if len(keys[a] & keys[b]) >= LINKED * len(keys[a])}
+    for table in tables:
+        _place_the_rest(table, cells[table.name], table.name in reached)
+    return tables, left_out
+
+
+def _place_the_rest(table: Table, cells: dict[str, list[str]], reached: bool) -> None:
+    """The weights get what tells most rows of a reached table apart; a table that nothing leads to is read."""
+    rest = [column for column in table.columns if not column.place and not column.why]
+    if not reached:
+        for column in rest:
+            column.place, column.why = "index", "nothing leads to its rows"
+        return
+    told = {column.name: _told_apart(cells[column.name]) for column in rest}
+    best = sorted(told, key=lambda name: -told[name])[:RELATIONS]
+    for column in rest:
+        if column.name in best:
+            column.place, column.why = "weights", "known: asked after a hop to its row"
+        else:
+            column.why = f"left out: {', '.join(best)} tell more rows apart"
+
+
+def _told_apart(values: list[str]) -> float:
+    """Share of the rows that have a value, and not the most frequent one."""
+    found = Counter(normalise(value) for value in values if value)
+    return (found.total() - found.most_common(1)[0][1]) / len(values) if found else 0.0
+
+
+def guess_key(table: str, columns: dict[str, list[str]]) -> str | None:
+    """The column that names a row: filled and different everywhere, short, and rather words than numbers."""
+    stem = re.sub(r"s$", "", re.split(r"[./#]", table.lower())[-1 if "#" in table else -2])
+    best: tuple[tuple[bool, bool, int], str] | None = None
+    for place, (name, values) in enumerate(columns.items()):
+        if not values or not all(values) or len({normalise(v) for v in values}) < len(values):
+            continue
+        if mean(len(v.split()) for v in values) > 6:
+            continue
+        named = name.lower() in (stem, "name", "title", f"{stem}_name", "key", "code")
+        score = (not named, mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5, place)
+        if best is None or score < best[0]:
+            best = score, name
+    return best[1] if best else None
+
+
+def guess_separator(columns: dict[str, list[str]]) -> str:
+    """What stands between several values of one cell."""
+    for separator in (";", "|"):
+        if any(sum(separator in v for v in values) >= max(2, 0.02 * len(values)) for values in columns.values()):
+            return separator
+    return ""
+
+
+def describe(name: str, values: list[str], table: Table, own: list[str], keys: dict[str, set[str]]) -> Column:
+    """What is plain from a column alone; `place` and `why` stay empty when other columns decide."""
+    column = Column(name)
+    distinct = Counter(map(normalise, values))
+    if len(values) < LEAST:
+        column.why = f"left out: only {len(values)} cells hold one value"
+    elif distinct.most_common(1)[0][1] > 0.8 * len(values):
+        column.why = f"left out: nearly every row has {values[0]!r}"
+    elif sorted(p for p in (len(v.split()) for v in values))[len(values) // 2] > TEXT:
+        column.why = "left out: text; put it into a document"
+    elif PRIVATE.search(name) or mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3:
+        column.place, column.why = "index", "private: never in the weights"
+    elif target := _target(distinct, table, keys):
+        column.place, column.leads_to = "index", target
+        shared = sum(count for value, count in distinct.items() if value in keys[target])
+        column.why = f"a link: {shared} of {len(values)} values name rows of {target}"
+    elif CHANGING.search(name) or mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.8:
+        column.place, column.why = "index", "changes, or is a number: kept where it can be replaced"
+    elif len(distinct) == len(values) and mean(len(v.split()) for v in values) >= DESCRIBES:
+        column.place, column.reversed = "index", True
+        column.why = "no two rows have the same: each value stands for its row"
+    return column
+
+
+def _target(distinct: Counter[str], table: Table, keys: dict[str, set[str]]) -> str:
+    """The table whose keys most of these values are."""
+    shares = {name: sum(value in found for value in distinct) / len(distinct) for name, found in keys.items()}
+    best = max(shares, key=lambda name: (shares[name], name != table.name))
+    return best if shares[best] >= LINKED and len(distinct) >= 3 else ""

@@ -1,0 +1,94 @@
+"""A folder's tables proposed as facts: keys, links, what goes into the weights and what never does."""
+
+from pathlib import Path
+
+import pytest
+
+import skillcompose
+from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts import extract
+from skillcompose.facts.discovery import Column, discover, guess_key
+from skillcompose.starter import write_project
+from skillcompose.types import Skill
+
+PEOPLE = [f"{first} {last}" for first in ("Ann", "Bo", "Cy", "Di") for last in ("Lee", "Kim", "Ray", "Sun")]
+PRODUCTS = [f"{a}{b}" for a in ("Pay", "Led", "Car", "Mail") for b in ("line", "ger", "go")]
+
+
+@pytest.fixture
+def company(tmp_path: Path) -> Path:
+    folder = tmp_path / "company"
+    folder.mkdir()
+    customers = [f"{name},{PRODUCTS[i % 12]},{i * 13 % 7},customer{i}@mail.example" for i, name in enumerate(PEOPLE)]
+    (folder / "customers.csv").write_text("\n".join(["customer,uses,open_tickets,contact", *customers]) + "\n")
+    products = [f"{i},{name},{PEOPLE[i]},team {i % 4},2024-0{i % 9 + 1}-01,yes" for i, name in enumerate(PRODUCTS)]
+    (folder / "products.csv").write_text("\n".join(["id,product,owner,team,updated,sold", *products]) + "\n")
+    (folder / "log.csv").write_text("level,message\ninfo,started\ninfo,started\n")
+    return folder
+
+
+def columns(folder: Path) -> dict[str, Column]:
+    return {column.name: column for table in discover(folder)[0] for column in table.columns}
+
+
+def test_keys_links_and_placement_are_proposed_with_a_reason(company: Path) -> None:
+    tables, left_out = discover(company)
+    assert {table.name: table.key for table in tables} == {"customers.csv": "customer", "products.csv": "product"}
+    assert set(left_out) == {"log.csv"}
+    found = columns(company)
+    assert {name: column.place for name, column in found.items()} == {
+        "uses": "index",
+        "open_tickets": "index",
+        "contact": "index",
+        "id": "index",
+        "owner": "index",
+        "team": "weights",
+        "updated": "index",
+        "sold": "",
+    }
+    assert found["uses"].leads_to == "products.csv"
+    assert "private" in found["contact"].why
+    assert all(column.why for column in found.values())
+
+
+def test_a_key_is_a_short_name_rather_than_a_number() -> None:
+    assert guess_key("parts.csv", {"no": ["1", "2"], "text": ["a " * 9, "b " * 9], "name": ["x", "y"]}) == "name"
+    assert guess_key("parts.csv", {"no": ["1", "2"], "kind": ["x", "x"]}) == "no"
+    assert guess_key("parts.csv", {"kind": ["x", "X"]}) is None
+
+
+def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text(
+        "part,purpose\n" + "".join(f"p{i}x,it does the job number {i}\n" for i in range(20))
+    )
+    (tmp_path / "owners.csv").write_text("part,owner\n" + "".join(f"p{i}x,{PEOPLE[i % 3]}\n" for i in range(10)))
+    found = columns(tmp_path)
+    assert (found["purpose"].reversed, found["purpose"].place) == (True, "index")
+    assert found["owner"].place == "weights"
+
+
+def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_out(
+    company: Path, tmp_path: Path
+) -> None:
+    path = write_project(tmp_path / "project", company)
+    recipe = skillcompose.Recipe.from_yaml(path)
+    assert recipe.folder == company.resolve()
+    assert not (tmp_path / "project" / "knowledge").exists()
+    facts, _ = extract(recipe)
+    assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team"}
+    assert all("@" not in f.object for f in facts if f.skill is Skill.PARAMETRIC)
+
+
+def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "project", company)
+    facts, dropped = extract(skillcompose.Recipe.from_yaml(path, {"facts.known": 4}))
+    known = {f.subject for f in facts if f.skill is Skill.PARAMETRIC}
+    assert known == set(PRODUCTS[:4]), "sixteen customers use twelve products: the first four twice"
+    assert dropped["team: not one of the 4 known subjects"] == 8
+
+
+def test_a_folder_without_a_hop_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,kind\n" + "".join(f"n{i},k{i % 5}\n" for i in range(20)))
+    with pytest.raises(KnowledgeBaseError, match="one column must lead to rows of a table"):
+        write_project(tmp_path / "project", tmp_path)
+    assert not (tmp_path / "project").exists()

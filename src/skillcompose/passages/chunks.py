@@ -17,12 +17,12 @@ def splitter(embedder: str, max_tokens: int, overlap: int) -> Splitter:
     from semantic_text_splitter import MarkdownSplitter
     from tokenizers import Tokenizer
 
-    file = next(iter(sorted(Path(embedder).rglob("tokenizer.json"))), None)
-    if file is None:
+    files = sorted(map(str, Path(embedder).rglob("tokenizer.json")))
+    if not files:
         from huggingface_hub import hf_hub_download
 
-        file = hf_hub_download(embedder, "tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(file))
+        files = [hf_hub_download(embedder, "tokenizer.json")]
+    tokenizer = Tokenizer.from_file(files[0])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     found: Splitter = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, max_tokens, overlap).chunk_indices

@@ -137,8 +137,8 @@ def train(
 @click.option("--show-passages", is_flag=True, help="Print the retrieved passages too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
-    """Ask the composed policy of a run one question."""
-    answer = skillcompose.Policy.from_run(run).answer(question)
+    """Ask the composed policy of a run, or of an exported folder, one question."""
+    answer = skillcompose.Policy.load(run).answer(question)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
@@ -172,6 +172,33 @@ def evaluate(run: Path, as_json: bool) -> None:
 def report(run: Path) -> None:
     """Print the path of a run's report."""
     click.echo((Run.open(run).require("evaluation") / "report.html").resolve())
+
+
+@main.command()
+@RUN
+@click.argument("folder", type=click.Path(path_type=Path))
+def export(run: Path, folder: Path) -> None:
+    """Write the composed policy of RUN to a new FOLDER: merged weights, tokenizer, index, embedder, model card."""
+    from skillcompose.serving.export import export as write
+
+    found = write(Run.open(run), folder)
+    click.echo(folder)
+    click.echo(f"Logits differ by {found['drift']:.1e}; same answer on {found['same']} of {found['asked']}.", err=True)
+
+
+@main.command()
+@RUN
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+@click.option("--log-texts", is_flag=True, help="Log questions and answers, not only their lengths.")
+def serve(run: Path, host: str, port: int, log_texts: bool) -> None:
+    """Serve the policy of a run or an exported folder: OpenAI's chat API, /answer, /retrieve, /metrics.
+
+    The key that clients must send is SKILLCOMPOSE_API_KEY; an address that is not this machine's own needs one.
+    """
+    from skillcompose.serving.server import run as run_server
+
+    run_server(run, host, port, log_texts)
 
 
 @main.command()

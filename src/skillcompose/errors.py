@@ -9,7 +9,8 @@ SkillComposeError
 │   ├── AdapterError                      adapters that cannot be combined
 │   ├── MasteryError                      an atomic skill is below the gate
 │   └── TrainingError                     nothing trained: no parameters, unchanged weights, constant reward
-└── RunError(RuntimeError)                a run folder that is missing, locked or damaged
+├── RunError(RuntimeError)                a run folder that is missing, locked or damaged
+└── ServingError(RuntimeError)            a server that cannot or must not start
 ```
 """
 
@@ -60,3 +61,7 @@ class TrainingError(StageError):
 
 class RunError(SkillComposeError, RuntimeError):
     """A run folder is missing, locked by another process, or damaged."""
+
+
+class ServingError(SkillComposeError, RuntimeError):
+    """The server cannot start, or must not as it is set up."""

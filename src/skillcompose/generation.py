@@ -4,7 +4,7 @@
 prompt that is most of the work. Here a group shares its prompt's keys and values, which is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -51,7 +51,6 @@ def answer_texts(
     return texts
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,21 +65,36 @@ def generate(
     Returns:
         `len(prompts) * num_generations` lists of token ids, the end token included where it was reached.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        return _generate(model, tokenizer, prompts, num_generations, sampling)
-    finally:
-        model.train(was_training)
+    rows: list[list[int]] = []
+    for rows in steps(model, tokenizer, prompts, num_generations, sampling):  # noqa: B007
+        pass
+    return rows
 
 
-def _generate(
+@torch.no_grad()
+def steps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     num_generations: int,
     sampling: Sampling,
-) -> list[list[int]]:
+) -> Iterator[list[list[int]]]:
+    """As `generate`, with the rows after every token: always the same lists, which grow."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield from _steps(model, tokenizer, prompts, num_generations, sampling)
+    finally:
+        model.train(was_training)
+
+
+def _steps(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    num_generations: int,
+    sampling: Sampling,
+) -> Iterator[list[list[int]]]:
     place = next(model.parameters()).device
     end = tokenizer.eos_token_id
     cache = GrowingCache(model.config)
@@ -114,6 +128,7 @@ def _generate(
         for row, value in zip(alive, token.tolist(), strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
+        yield rows
         finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:
             break
@@ -137,7 +152,6 @@ def _generate(
             use_cache=True,
         ).logits[:, -1]
         position = position + 1
-    return rows
 
 
 def _common(prompts: Sequence[list[int]]) -> int:

@@ -1,39 +1,61 @@
 """The composed policy as an app uses it: retrieve, prompt, generate, read the answer."""
 
-from collections.abc import Sequence
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
-from skillcompose.generation import answer_texts
+from skillcompose.errors import RunError
+from skillcompose.generation import Sampling, answer_texts, steps
 from skillcompose.index import Retriever
 from skillcompose.machine import device
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run
-from skillcompose.types import Answer, Hop, ScoredPassage
+from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
+
+SETTINGS = "policy.json"
+Given = Sequence[Passage | str]
+
+
+class Search(Protocol):
+    """A retriever: ours, or the app's own."""
+
+    def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
+        """The best `k` passages of each query, best first."""
 
 
 class Policy:
-    """A base model with the composed adapter merged in, and the run's retriever."""
+    """A base model with the composed adapter merged in, and a retriever. Threads share it, one after another."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        retriever: Retriever,
+        retriever: Search | None,
         k: int,
         max_new_tokens: int,
     ) -> None:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
         self.k, self.max_new_tokens = k, max_new_tokens
+        # A model that answers has hooks on it; a tokenizer cannot be used by two threads at once.
+        self.answering, self.searching = threading.Lock(), threading.Lock()
 
     @classmethod
-    def from_run(cls, folder: str | Path) -> "Policy":
-        """The policy of a finished run.
+    def load(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
+        """The policy in a run or in an exported folder."""
+        exported = (Path(folder) / SETTINGS).is_file()
+        return cls.from_pretrained(folder, retriever) if exported else cls.from_run(folder, retriever)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
+        """The policy of a finished run, with the run's retriever or the app's own.
 
         Raises:
             RunError: The folder is no run, or its composition has not finished.
@@ -46,27 +68,94 @@ class Policy:
         # Merged weights answer a single question faster than bf16 does, which would round most of what RL learnt away.
         model = load_adapter(load_base(base, torch.float32 if device().type == "cpu" else None), adapter)
         model = model.merge_and_unload() if model.dtype == torch.float32 else model
-        retriever = Retriever.load(run.require("index"), recipe.source.parent)
+        retriever = retriever or Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 
-    def answer(self, question: str) -> Answer:
-        """Answer one question; see `answer_batch`."""
-        return self.answer_batch([question])[0]
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
+        """The policy in a folder that `skillcompose export` wrote.
 
-    def answer_batch(self, questions: Sequence[str]) -> list[Answer]:
-        """Retrieve passages for each question, and answer greedily.
+        Raises:
+            RunError: The folder was not exported by skillcompose, or its index is another one.
+        """
+        folder = Path(folder)
+        if not (folder / SETTINGS).is_file():
+            raise RunError(f"{folder} has no {SETTINGS}; `skillcompose export RUN FOLDER` writes such a folder")
+        settings = read_json(folder / SETTINGS)
+        model = load_base(str(folder), torch.float32 if device().type == "cpu" else None)
+        retriever = retriever or Retriever.load(folder / "index", folder)
+        return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])
+
+    def answer(self, question: str, passages: Given | None = None) -> Answer:
+        """Answer one question; see `answer_batch`."""
+        return self.answer_batch([question], None if passages is None else [passages])[0]
+
+    async def answer_async(self, question: str, passages: Given | None = None) -> Answer:
+        """As `answer`, without blocking the event loop."""
+        return await asyncio.to_thread(self.answer, question, passages)
+
+    def answer_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> list[Answer]:
+        """Answer greedily, each question from its own passages or from those that the retriever finds.
+
+        Args:
+            questions: What is asked.
+            passages: For each question what to read, texts or passages; none at all is closed book.
 
         Returns:
             One `Answer` a question. Its `text` is empty when the model wrote no readable final line: the raw
             `completion` is there all the same.
         """
-        found = self.retriever.search(list(questions), self.k)
+        found = self.passages_for(questions, passages)
         prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(questions, found, strict=True)]
-        texts = answer_texts(self.model, self.tokenizer, prompts, self.max_new_tokens)
-        return [
-            Answer(final_answer(text) or "", cite(text, hits), tuple(hits), asked, text)
-            for text, hits, asked in zip(texts, found, prompts, strict=True)
-        ]
+        with self.answering:
+            texts = answer_texts(self.model, self.tokenizer, prompts, self.max_new_tokens)
+        return [read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+
+    def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
+        """The completion in pieces, as they are generated."""
+        shown = ""
+        for (answer,) in self.stream_batch([question], None if passages is None else [passages]):
+            yield answer.completion[len(shown) :]
+            shown = answer.completion
+
+    def stream_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> Iterator[list[Answer]]:
+        """The answers after every token, without hops until the last time."""
+        found = self.passages_for(questions, passages)
+        prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(questions, found, strict=True)]
+        encoded = [self.tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
+        texts = [""] * len(prompts)
+        with self.answering:
+            for rows in steps(self.model, self.tokenizer, encoded, 1, Sampling(self.max_new_tokens)):
+                for i, row in enumerate(rows):
+                    text = self.tokenizer.decode(row, skip_special_tokens=True).lstrip()
+                    # Half of a character is no text yet.
+                    texts[i] = texts[i] if text.endswith("\ufffd") else text
+                yield [
+                    Answer("", (), tuple(hits), asked, text)
+                    for text, hits, asked in zip(texts, found, prompts, strict=True)
+                ]
+        yield [read(text.strip(), hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+
+    def passages_for(self, questions: Sequence[str], given: Sequence[Given] | None) -> list[list[ScoredPassage]]:
+        """What each question is read with; given passages have score 1."""
+        if given is not None:
+            return [[ScoredPassage(_passage(p, n), 1.0) for n, p in enumerate(those, 1)] for those in given]
+        return self.search(list(questions), self.k)
+
+    def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
+        """What the retriever finds; nothing when there is none."""
+        if self.retriever is None:
+            return [[] for _ in queries]
+        with self.searching:
+            return self.retriever.search(queries, k)
+
+
+def _passage(given: Passage | str, number: int) -> Passage:
+    return given if isinstance(given, Passage) else Passage(f"given#{number}", f"Passage {number}", given, "given", "")
+
+
+def read(completion: str, hits: Sequence[ScoredPassage], asked: str) -> Answer:
+    return Answer(final_answer(completion) or "", cite(completion, hits), tuple(hits), asked, completion)
 
 
 def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:

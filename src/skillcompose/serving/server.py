@@ -1,0 +1,263 @@
+"""OpenAI's chat-completions and models API over a policy, and `/answer`, `/retrieve`, `/healthz`, `/metrics`.
+
+What OpenAI's format has no place for, the hops and citations, is in the field `skillcompose` of an answer (of the last
+chunk when streaming).
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from skillcompose.errors import ServingError
+from skillcompose.policy import Policy
+from skillcompose.serving.batches import Batches, Busy
+from skillcompose.types import Answer
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
+    from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+    from pydantic import BaseModel, Field
+except ImportError as error:
+    raise ServingError(f'serving needs {error.name}: pip install "skillcompose[serve]"') from error
+
+KEY = "SKILLCOMPOSE_API_KEY"
+MAX_BODY = 256 * 1024
+MAX_QUESTION = 4000  # characters
+SECONDS = 60  # for an answer
+RECEIVE_SECONDS = 10  # for a request's body
+logger = logging.getLogger(__name__)
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[dict[str, Any]]
+
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(str(part.get("text", "")) for part in self.content if part.get("type") == "text")
+
+
+class Chat(BaseModel):
+    """What is read of OpenAI's request; sampling settings are accepted and have no effect, answers are greedy."""
+
+    model: str = ""
+    messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+
+    def question(self) -> str:
+        return next((m.text().strip() for m in reversed(self.messages) if m.role == "user"), "")
+
+
+class Question(BaseModel):
+    question: str = Field(min_length=1, max_length=MAX_QUESTION)
+    passages: list[str] | None = Field(None, max_length=50)
+
+
+class Query(BaseModel):
+    query: str = Field(min_length=1, max_length=MAX_QUESTION)
+    k: int = Field(3, ge=1, le=100)
+
+
+def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
+    """Serve until interrupted; requests that are being answered are finished first.
+
+    Raises:
+        ServingError: A public address without a key.
+    """
+    key = os.environ.get(KEY, "")
+    if not key and not _is_local(host):
+        raise ServingError(f"{host} can be reached from other machines: set {KEY}, or serve on 127.0.0.1")
+    policy = Policy.load(folder)
+    app = make_app(policy, folder.name, key, log_texts)
+    logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, host, port)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SECONDS, server_header=False)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) -> FastAPI:
+    """The application; `key` is what clients must send as a bearer token, none when empty."""
+    batches = Batches(policy)
+    registry = CollectorRegistry()
+    requests = Counter("skillcompose_requests", "Requests by path and status", ["path", "status"], registry=registry)
+    seconds = Histogram("skillcompose_seconds", "Seconds to answer, by path", ["path"], registry=registry)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        work = asyncio.create_task(batches.work())
+        yield
+        work.cancel()
+
+    app = FastAPI(title="skillcompose", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Response:
+        begin, number = time.monotonic(), uuid.uuid4().hex[:12]
+        try:
+            response: Response = _refused(request, key) or await _with_body(request) or await call_next(request)
+        except Exception:
+            # The message may hold a user's text.
+            logger.exception("request %s failed", number)
+            response = _problem(500, "the server failed; its log has the request id")
+        path = request.url.path if request.url.path in KNOWN else "other"
+        requests.labels(path, response.status_code).inc()
+        seconds.labels(path).observe(time.monotonic() - begin)
+        response.headers["x-request-id"] = number
+        took = round(time.monotonic() - begin, 3)
+        logger.info(json.dumps({"id": number, "path": path, "status": response.status_code, "seconds": took}))
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"][1:])
+        return _problem(422, f"{where or 'the body'}: {found['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return _problem(error.status_code, str(error.detail))
+
+    async def answered(question: str, passages: list[str] | None = None) -> AsyncIterator[tuple[Answer, bool]]:
+        try:
+            async for answer, last in batches.ask(question, passages, SECONDS):
+                if last and log_texts:
+                    logger.info(json.dumps({"question": question, "answer": answer.completion}, ensure_ascii=False))
+                yield answer, last
+        except Busy:
+            raise HTTPException(503, "too many questions are waiting; try again in some seconds") from None
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {SECONDS} seconds") from None
+
+    async def complete(answers: AsyncIterator[tuple[Answer, bool]]) -> Answer:
+        *_, (answer, _) = [pair async for pair in answers]
+        return answer
+
+    @app.post("/v1/chat/completions")
+    async def chat(asked: Chat) -> Any:
+        question = asked.question()
+        if not question or len(question) > MAX_QUESTION:
+            raise HTTPException(422, f"the last user message must have 1 to {MAX_QUESTION} characters")
+        common = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": name}
+        answers = answered(question)
+        if asked.stream:
+            first, last = await anext(answers)  # a refusal is still a status then, not a broken stream
+            return StreamingResponse(_chunks(common, first, last, answers), media_type="text/event-stream")
+        found = await complete(answers)
+        choice = {"index": 0, "message": {"role": "assistant", "content": found.completion}, "finish_reason": "stop"}
+        tokens = [len(policy.tokenizer(text).input_ids) for text in (found.prompt, found.completion)]
+        usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+        return common | {"object": "chat.completion", "choices": [choice], "usage": usage, "skillcompose": cited(found)}
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "skillcompose"}]}
+
+    @app.post("/answer")
+    async def answer(asked: Question) -> Any:
+        found = await complete(answered(asked.question, asked.passages))
+        return {"completion": found.completion} | cited(found)
+
+    @app.post("/retrieve")
+    async def retrieve(asked: Query) -> Any:
+        if policy.retriever is None:
+            raise HTTPException(404, "this policy has no retriever")
+        (hits,) = await asyncio.to_thread(policy.search, [asked.query], asked.k)
+        return {"passages": [_passage(hit.passage, hit.score) for hit in hits]}
+
+    @app.get("/healthz")
+    async def healthz() -> Any:
+        return {"status": "ok", "waiting": batches.waiting.qsize()}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    KNOWN = {route.path for route in app.routes}  # type: ignore[attr-defined]
+    return app
+
+
+def cited(answer: Answer) -> dict[str, Any]:
+    """The short answer, its hops with the number of the passage each was read from, and the passages."""
+    return {
+        "answer": answer.text,
+        "hops": [{"text": hop.text, "passage": hop.passage} for hop in answer.hops],
+        "passages": [_passage(hit.passage, hit.score) for hit in answer.passages],
+    }
+
+
+def _passage(passage: Any, score: float) -> dict[str, Any]:
+    place = {"document": passage.source, "anchor": passage.anchor, "position": passage.position}
+    return place | {"title": passage.title, "quote": passage.text, "score": round(float(score), 4)}
+
+
+async def _chunks(
+    common: dict[str, Any], first: Answer, last: bool, answers: AsyncIterator[tuple[Answer, bool]]
+) -> AsyncIterator[str]:
+    """Server-sent events: the role, the text as it grows, the citations, the end."""
+
+    def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        data = common | {"object": "chat.completion.chunk", "choices": [choice]} | more
+        return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+    yield event({"role": "assistant", "content": first.completion})
+    shown, answer = first.completion, first
+    try:
+        while not last:
+            answer, last = await anext(answers)
+            if len(answer.completion) > len(shown):
+                yield event({"content": answer.completion[len(shown) :]})
+                shown = answer.completion
+    except HTTPException as error:
+        yield f"data: {json.dumps({'error': {'message': error.detail, 'code': error.status_code}})}\n\n"
+        return
+    yield event({}, "stop", skillcompose=cited(answer))
+    yield "data: [DONE]\n\n"
+
+
+def _refused(request: Request, key: str) -> Response | None:
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if key and request.url.path != "/healthz" and not hmac.compare_digest(given.encode(), key.encode()):
+        return _problem(401, "send the key as `Authorization: Bearer ...`")
+    return None
+
+
+async def _with_body(request: Request) -> Response | None:
+    """Read the body, but neither a large one nor a slow one."""
+    size = request.headers.get("content-length", "0")
+    if not size.isdigit() or int(size) > MAX_BODY:
+        return _problem(413, f"the body must not be larger than {MAX_BODY} bytes")
+    body = b""
+    try:
+        async with asyncio.timeout(RECEIVE_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    return _problem(413, f"the body must not be larger than {MAX_BODY} bytes")
+    except TimeoutError:
+        return _problem(408, f"the body did not arrive within {RECEIVE_SECONDS} seconds")
+    request._body = body
+    return None
+
+
+def _problem(status: int, message: str) -> Response:
+    """As OpenAI's clients expect it."""
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": status}}, status)

@@ -1,0 +1,169 @@
+"""The policy in an application: own passages, streams, an exported folder, the server and its refusals."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fastapi.testclient import TestClient
+
+import skillcompose
+from skillcompose.cli import main
+from skillcompose.errors import RunError, ServingError
+from skillcompose.serving import server
+from skillcompose.serving.export import export
+
+QUESTION = "Who is the owner of what brol needs?"
+
+
+@pytest.fixture(scope="module")
+def policy(finished_run: Path) -> skillcompose.Policy:
+    return skillcompose.Policy.from_run(finished_run)
+
+
+@pytest.fixture
+def client(policy: skillcompose.Policy) -> Iterator[TestClient]:
+    with TestClient(server.make_app(policy, "tiny")) as found:
+        yield found
+
+
+def chat(**more: object) -> dict[str, object]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": QUESTION}]} | more
+
+
+def test_passages_come_from_the_run_the_app_or_nowhere(policy: skillcompose.Policy) -> None:
+    assert len(policy.answer(QUESTION).passages) == policy.k
+    own = policy.answer(QUESTION, ["brol needs fenk.", skillcompose.Passage("x", "Fenk", "It is old.", "x.md", "")])
+    assert [hit.passage.text for hit in own.passages] == ["brol needs fenk.", "It is old."]
+    assert "[1] Passage 1: brol needs fenk.\n[2] Fenk: It is old." in own.prompt
+    assert policy.answer(QUESTION, []).prompt == f"Question: {QUESTION}\nAnswer:\n"
+
+
+def test_streams_threads_and_coroutines_say_what_a_single_call_says(policy: skillcompose.Policy) -> None:
+    expected = policy.answer(QUESTION)
+    assert "".join(policy.stream(QUESTION)).strip() == expected.completion
+    assert asyncio.run(policy.answer_async(QUESTION)) == expected
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(policy.answer, [QUESTION] * 8)) == [expected] * 8
+
+
+def test_an_exported_folder_answers_alone(finished_run: Path, policy: skillcompose.Policy, tmp_path: Path) -> None:
+    found = export(skillcompose.Run.open(finished_run), tmp_path / "out")
+    assert found["same"] == found["asked"] > 0
+    assert found["drift"] < 1e-4
+    loaded = skillcompose.Policy.from_pretrained(tmp_path / "out")
+    assert loaded.answer(QUESTION) == policy.answer(QUESTION)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "composed (GRPO)" in card
+    assert str(finished_run) not in "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
+    with pytest.raises(RunError, match="not empty"):
+        export(skillcompose.Run.open(finished_run), tmp_path / "out")
+    with pytest.raises(RunError, match="skillcompose export"):
+        skillcompose.Policy.from_pretrained(tmp_path)
+
+
+def test_chat_completions_answer_with_citations(client: TestClient, policy: skillcompose.Policy) -> None:
+    expected = policy.answer(QUESTION)
+    found = client.post("/v1/chat/completions", json=chat()).json()
+    assert found["choices"][0]["message"]["content"] == expected.completion
+    assert found["skillcompose"]["passages"][0]["document"] == expected.passages[0].passage.source
+    assert found["usage"]["total_tokens"] > 10
+    assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+
+
+def test_a_stream_grows_and_ends_with_citations(client: TestClient, policy: skillcompose.Policy) -> None:
+    with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert text.strip() == policy.answer(QUESTION).completion
+    assert len(chunks) > 3
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["skillcompose"]["passages"]
+
+
+def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) -> None:
+    given = {"question": QUESTION, "passages": ["brol needs fenk."]}
+    found = client.post("/answer", json=given).json()
+    assert found["completion"] == policy.answer(QUESTION, ["brol needs fenk."]).completion
+    found = client.post("/retrieve", json={"query": QUESTION, "k": 2}).json()
+    assert [hit["title"] for hit in found["passages"]] == [h.passage.title for h in policy.search([QUESTION], 2)[0]]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/chat/completions", {"messages": []}, 422, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": " "}]}, 422, "last user message"),
+        ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, 422, "messages.0.role"),
+        ("/answer", {"question": "x" * 5000}, 422, "question"),
+        ("/answer", {"question": "x", "passages": ["y" * 300_000]}, 413, "larger"),
+        ("/retrieve", {"query": "x", "k": 0}, 422, "k"),
+        ("/nowhere", {}, 404, "Not Found"),
+    ],
+)
+def test_bad_requests_get_their_status_and_a_message(
+    client: TestClient, path: str, body: dict[str, object], status: int, message: str
+) -> None:
+    response = client.post(path, json=body)
+    assert response.status_code == status
+    assert message in response.json()["error"]["message"]
+
+
+def test_a_key_is_asked_for_where_others_can_reach_the_server(policy: skillcompose.Policy, finished_run: Path) -> None:
+    with TestClient(server.make_app(policy, "tiny", "secret")) as client:
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/healthz").status_code == 200
+    with pytest.raises(ServingError, match="SKILLCOMPOSE_API_KEY"):
+        server.run(finished_run, "0.0.0.0", 8000)
+
+
+def test_many_at_once_are_batched_none_lost_and_too_many_refused(
+    policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    stream, go = policy.stream_batch, threading.Event()
+
+    def counted(questions, passages=None):
+        sizes.append(len(questions))
+        go.wait(20)
+        return stream(questions, passages)
+
+    monkeypatch.setattr(policy, "stream_batch", counted)
+    monkeypatch.setattr("skillcompose.serving.batches.PENDING", 24)
+    with TestClient(server.make_app(policy, "tiny")) as client, ThreadPoolExecutor(48) as threads:
+        asked = [threads.submit(client.post, "/v1/chat/completions", json=chat()) for _ in range(48)]
+        while sum(future.done() for future in asked) < 48 - 24 - 16:
+            pass
+        go.set()
+        statuses = [future.result().status_code for future in asked]
+        metrics = client.get("/metrics").text
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 24
+    assert max(sizes) > 4
+    assert f'status="200"}} {statuses.count(200)}.0' in metrics
+
+
+def test_a_failure_is_that_requests_alone(client: TestClient, policy: skillcompose.Policy, monkeypatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(policy, "stream_batch", lambda *_: 1 / 0)
+        response = client.post("/answer", json={"question": QUESTION})
+        assert response.status_code == 500
+        assert "request id" in response.json()["error"]["message"]
+        assert response.headers["x-request-id"]
+    assert client.post("/answer", json={"question": QUESTION}).status_code == 200
+
+
+def test_export_and_ask_from_the_command_line(finished_run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["export", str(finished_run), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    assert "same answer on" in result.stderr
+    result = CliRunner().invoke(main, ["ask", str(tmp_path / "out"), QUESTION, "--json"])
+    assert json.loads(result.stdout)["passages"]

@@ -167,3 +167,11 @@ def test_export_and_ask_from_the_command_line(finished_run: Path, tmp_path: Path
     assert "same answer on" in result.stderr
     result = CliRunner().invoke(main, ["ask", str(tmp_path / "out"), QUESTION, "--json"])
     assert json.loads(result.stdout)["passages"]
+
+
+def test_chat_asks_until_an_empty_line(finished_run: Path, policy: skillcompose.Policy) -> None:
+    result = CliRunner().invoke(main, ["chat", str(finished_run)], input=f"{QUESTION}\n\nnever asked\n")
+    assert result.exit_code == 0, result.output
+    expected = policy.answer(QUESTION)
+    assert (expected.text or expected.completion) in result.stdout
+    assert "never" not in result.stdout

@@ -143,6 +143,13 @@ def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
         click.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
     click.echo(answer.text or f"(no readable answer) {answer.completion}")
+    show_hops(answer)
+    if show_passages:
+        for number, hit in enumerate(answer.passages, 1):
+            click.echo(f"  [{number}] {hit.passage.title}: {hit.passage.text}")
+
+
+def show_hops(answer: "skillcompose.Answer") -> None:
     for hop in answer.hops:
         if hop.passage is None:
             click.echo(f"  {hop.text}  [from the weights]")
@@ -150,9 +157,20 @@ def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
             cited = answer.passages[hop.passage - 1].passage
             place = f"{cited.source}#{cited.anchor}" if cited.anchor else cited.source
             click.echo(f"  {hop.text}  [{place}, {cited.position}]")
-    if show_passages:
-        for number, hit in enumerate(answer.passages, 1):
-            click.echo(f"  [{number}] {hit.passage.title}: {hit.passage.text}")
+
+
+@main.command()
+@RUN
+def chat(run: Path) -> None:
+    """Ask the policy of a run or an exported folder question after question; an empty line ends it.
+
+    Each question is answered by itself: earlier ones are not remembered.
+    """
+    policy = skillcompose.Policy.load(run)
+    while question := click.prompt("", default="", show_default=False, prompt_suffix="> ").strip():
+        answer = policy.answer(question)
+        click.echo(answer.text or f"(no readable answer) {answer.completion}")
+        show_hops(answer)
 
 
 @main.command(name="eval")

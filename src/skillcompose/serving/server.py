@@ -24,11 +24,12 @@ from skillcompose.types import Answer
 
 try:
     import uvicorn
-    from fastapi import FastAPI, HTTPException, Request
+    from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, Response, StreamingResponse
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
     from pydantic import BaseModel, Field
+    from starlette.exceptions import HTTPException
 except ImportError as error:
     raise ServingError(f'serving needs {error.name}: pip install "skillcompose[serve]"') from error
 

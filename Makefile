@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)
 
 demo: install
-	$(BIN)/skillcompose train recipes/quickstart.yaml --allow-unmastered
+	$(BIN)/skillcompose train recipes/quickstart.yaml
 	$(BIN)/skillcompose ask runs/quickstart "Who maintains the efficient, featureful word processor with collaboration?"
 	$(BIN)/skillcompose ask runs/quickstart "Which version does the package that git-ftp depends on have?"
 	$(BIN)/skillcompose ask runs/quickstart "Who takes care of the package suggested by quilt?"

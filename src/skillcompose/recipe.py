@@ -90,9 +90,9 @@ class Questions(Section):
 
 
 class Mastery(Section):
-    parametric: list[float] = Field(default_factory=lambda: [0.8, 0.5])
+    parametric: list[float] = Field(default_factory=lambda: [0.7, 0.4])
     """Lowest exact match on held-out wordings, by number of hops."""
-    contextual: list[float] = Field(default_factory=lambda: [0.8, 0.6])
+    contextual: list[float] = Field(default_factory=lambda: [0.6, 0.4])
     questions: int = Field(60, ge=1)
     """Questions asked for each skill and number of hops."""
 
@@ -124,7 +124,7 @@ class Composition(Section):
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
     consolidation: Consolidation
-    mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.7, 0.5])
+    mastery: Mastery = Mastery(parametric=[0.6, 0.3], contextual=[0.5, 0.3])
     grpo: dict[str, Any]
     replay: Replay = Replay()
     ema_decay: float = Field(0.93, ge=0, lt=1)

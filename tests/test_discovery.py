@@ -51,6 +51,19 @@ def test_keys_links_and_placement_are_proposed_with_a_reason(company: Path) -> N
     assert all(column.why for column in found.values())
 
 
+def test_words_of_a_columns_name_count_not_its_letters(tmp_path: Path) -> None:
+    rows = [f"{name},{i % 3}land,{i}@x.example,team {i % 4}" for i, name in enumerate(PEOPLE)]
+    (tmp_path / "people.csv").write_text("\n".join(["id,country,email,team", *rows]))
+    (tmp_path / "calls.csv").write_text("\n".join(["no", *(f"call {i}" for i in range(9))]))
+    (tmp_path / "list.json").write_text('["a", "b"]')
+    tables, left_out = discover(tmp_path)
+    found = columns(tmp_path)
+    assert "changes" not in found["country"].why
+    assert "private" in found["email"].why
+    assert next(t.key for t in tables if t.name == "people.csv") == "id"
+    assert "no list of objects" in left_out["list.json"]
+
+
 def test_a_key_is_a_short_name_rather_than_a_number() -> None:
     assert guess_key("parts.csv", {"no": ["1", "2"], "text": ["a " * 9, "b " * 9], "name": ["x", "y"]}) == "name"
     assert guess_key("parts.csv", {"no": ["1", "2"], "kind": ["x", "x"]}) == "no"
@@ -70,12 +83,15 @@ def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tm
 def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_out(
     company: Path, tmp_path: Path
 ) -> None:
+    odd = [f"{name},{PRODUCTS[i % 12]},team {i % 4}" for i, name in enumerate(PEOPLE)]
+    (company / "odd.csv").write_text("\n".join(['No,"%","Team\n# Name"', *odd]) + "\n")
     path = write_project(tmp_path / "project", company)
     recipe = skillcompose.Recipe.from_yaml(path)
+    assert recipe.facts.tables["odd.csv"].key == "No"
     assert recipe.folder == company.resolve()
     assert not (tmp_path / "project" / "knowledge").exists()
     facts, _ = extract(recipe)
-    assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team"}
+    assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team", "team_name"}
     assert all("@" not in f.object for f in facts if f.skill is Skill.PARAMETRIC)
 
 

@@ -119,6 +119,17 @@ def test_running_heads_page_numbers_and_contents_are_no_text(tmp_path: Path) -> 
     ]
 
 
+def test_text_that_looks_like_markdown_stays_text(tmp_path: Path) -> None:
+    lines = ("Install", "# apt-get install foo", "```", "Gamma is next.")
+    make_pdf(tmp_path / "x.pdf", (lines, ("More.",)), (("Install", 0), ("Gamma", 0)))
+    found = places(tmp_path / "x.pdf")
+    assert [position for position, _, _ in found] == ["Install", "Gamma"]
+    assert "apt-get install foo" in found[0][2]
+    hostile = "# x" + " " * 50_000 + "y\n" + "text\n" * 50_000
+    (tmp_path / "x.md").write_text(hostile)
+    assert len(passages(tmp_path / "x.md")[0].text) >= 5 * 50_000 - 1
+
+
 def test_office_files_keep_headings_tables_and_slides(tmp_path: Path) -> None:
     make_docx(tmp_path / "x.docx")
     make_pptx(tmp_path / "x.pptx")
@@ -180,7 +191,7 @@ def test_tables_of_every_kind_have_the_same_rows(tmp_path: Path) -> None:
 )
 def test_a_broken_table_is_one_clear_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name.partition("#")[0]).write_bytes(content)
-    with pytest.raises(KnowledgeBaseError, match="cannot be read"):
+    with pytest.raises(KnowledgeBaseError, match="correct or remove"):
         read_table(tmp_path, name)
 
 

@@ -103,6 +103,7 @@ def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) ->
         ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, 422, "messages.0.role"),
         ("/answer", {"question": "x" * 5000}, 422, "question"),
         ("/answer", {"question": "x", "passages": ["y" * 300_000]}, 413, "larger"),
+        ("/answer", {"question": "x", "passages": ["y " * 20_000]}, 422, "fewer passages"),
         ("/retrieve", {"query": "x", "k": 0}, 422, "k"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
@@ -115,12 +116,15 @@ def test_bad_requests_get_their_status_and_a_message(
     assert message in response.json()["error"]["message"]
 
 
-def test_a_key_is_asked_for_where_others_can_reach_the_server(policy: skillcompose.Policy, finished_run: Path) -> None:
+def test_a_key_is_asked_for_where_others_can_reach_the_server(
+    policy: skillcompose.Policy, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with TestClient(server.make_app(policy, "tiny", "secret")) as client:
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").status_code == 200
+    monkeypatch.delenv("SKILLCOMPOSE_API_KEY", raising=False)
     with pytest.raises(ServingError, match="SKILLCOMPOSE_API_KEY"):
         server.run(finished_run, "0.0.0.0", 8000)
 
@@ -149,6 +153,27 @@ def test_many_at_once_are_batched_none_lost_and_too_many_refused(
     assert statuses.count(200) >= 24
     assert max(sizes) > 4
     assert f'status="200"}} {statuses.count(200)}.0' in metrics
+
+
+def test_one_bad_question_fails_alone_and_an_unread_stream_keeps_nobody_waiting(
+    client: TestClient, policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = policy.stream_batch
+
+    def picky(questions, passages=None):
+        if "bad" in questions:
+            raise RuntimeError("bad")
+        return stream(questions, passages)
+
+    monkeypatch.setattr(policy, "stream_batch", picky)
+    with ThreadPoolExecutor(8) as threads:
+        asked = ["bad" if i == 3 else QUESTION for i in range(8)]
+        found = threads.map(lambda text: client.post("/answer", json={"question": text}).status_code, asked)
+        assert list(found) == [500 if text == "bad" else 200 for text in asked]
+    monkeypatch.undo()
+    unread = policy.stream(QUESTION)
+    next(unread)
+    assert policy.answer(QUESTION + " \ud83d").completion is not None
 
 
 def test_a_failure_is_that_requests_alone(client: TestClient, policy: skillcompose.Policy, monkeypatch) -> None:

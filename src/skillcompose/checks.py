@@ -148,7 +148,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     else:
         tables = table_names(recipe.folder)
         for name, table in recipe.facts.tables.items():
-            if name not in tables:
+            if name not in tables and not (recipe.folder / name.rpartition("#")[0]).is_file():
                 problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
                 continue
             try:

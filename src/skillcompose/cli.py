@@ -208,7 +208,7 @@ def export(run: Path, folder: Path) -> None:
 @RUN
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-@click.option("--log-texts", is_flag=True, help="Log questions and answers, not only their lengths.")
+@click.option("--log-texts", is_flag=True, help="Log questions and answers too.")
 def serve(run: Path, host: str, port: int, log_texts: bool) -> None:
     """Serve the policy of a run or an exported folder: OpenAI's chat API, /answer, /retrieve, /metrics.
 

@@ -10,6 +10,7 @@ SkillComposeError
 │   ├── MasteryError                      an atomic skill is below the gate
 │   └── TrainingError                     nothing trained: no parameters, unchanged weights, constant reward
 ├── RunError(RuntimeError)                a run folder that is missing, locked or damaged
+├── PromptError(ValueError)               question and passages that the model cannot read at once
 └── ServingError(RuntimeError)            a server that cannot or must not start
 ```
 """
@@ -61,6 +62,10 @@ class TrainingError(StageError):
 
 class RunError(SkillComposeError, RuntimeError):
     """A run folder is missing, locked by another process, or damaged."""
+
+
+class PromptError(SkillComposeError, ValueError):
+    """A question with its passages is longer than the model can read."""
 
 
 class ServingError(SkillComposeError, RuntimeError):

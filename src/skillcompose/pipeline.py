@@ -56,7 +56,7 @@ MODEL = ("model", "max_new_tokens", "seed")
 # All but the gate: another threshold trains nothing again.
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
-    Stage("passages", 1, (), ("passages",)),
+    Stage("passages", 2, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
     Stage("questions", 3, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
-from skillcompose.errors import RunError
-from skillcompose.generation import Sampling, answer_texts, steps
+from skillcompose.errors import PromptError, RunError
+from skillcompose.generation import BATCH_TOKENS, Sampling, answer_texts, steps
 from skillcompose.index import Retriever
 from skillcompose.machine import device
 from skillcompose.models import load_adapter, load_base, load_tokenizer
@@ -68,7 +68,8 @@ class Policy:
         # Merged weights answer a single question faster than bf16 does, which would round most of what RL learnt away.
         model = load_adapter(load_base(base, torch.float32 if device().type == "cpu" else None), adapter)
         model = model.merge_and_unload() if model.dtype == torch.float32 else model
-        retriever = retriever or Retriever.load(run.require("index"), recipe.source.parent)
+        if retriever is None:
+            retriever = Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 
     @classmethod
@@ -83,7 +84,8 @@ class Policy:
             raise RunError(f"{folder} has no {SETTINGS}; `skillcompose export RUN FOLDER` writes such a folder")
         settings = read_json(folder / SETTINGS)
         model = load_base(str(folder), torch.float32 if device().type == "cpu" else None)
-        retriever = retriever or Retriever.load(folder / "index", folder)
+        if retriever is None:
+            retriever = Retriever.load(folder / "index", folder)
         return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])
 
     def answer(self, question: str, passages: Given | None = None) -> Answer:
@@ -105,8 +107,7 @@ class Policy:
             One `Answer` a question. Its `text` is empty when the model wrote no readable final line: the raw
             `completion` is there all the same.
         """
-        found = self.passages_for(questions, passages)
-        prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(questions, found, strict=True)]
+        found, prompts, _ = self._prepare(questions, passages)
         with self.answering:
             texts = answer_texts(self.model, self.tokenizer, prompts, self.max_new_tokens)
         return [read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
@@ -120,21 +121,43 @@ class Policy:
 
     def stream_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> Iterator[list[Answer]]:
         """The answers after every token, without hops until the last time."""
-        found = self.passages_for(questions, passages)
-        prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(questions, found, strict=True)]
-        encoded = [self.tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
+        found, prompts, encoded = self._prepare(questions, passages)
         texts = [""] * len(prompts)
-        with self.answering:
-            for rows in steps(self.model, self.tokenizer, encoded, 1, Sampling(self.max_new_tokens)):
-                for i, row in enumerate(rows):
-                    text = self.tokenizer.decode(row, skip_special_tokens=True).lstrip()
-                    # Half of a character is no text yet.
-                    texts[i] = texts[i] if text.endswith("\ufffd") else text
-                yield [
-                    Answer("", (), tuple(hits), asked, text)
-                    for text, hits, asked in zip(texts, found, prompts, strict=True)
-                ]
+        growing = steps(self.model, self.tokenizer, encoded, 1, Sampling(self.max_new_tokens))
+        while True:
+            # Token by token: a stream that is left unread must not keep others waiting.
+            with self.answering:
+                rows = next(growing, None)
+                if rows is None:
+                    break
+                decoded = [self.tokenizer.decode(row, skip_special_tokens=True).lstrip() for row in rows]
+            # Half of a character is no text yet.
+            texts = [old if new.endswith("\ufffd") else new for old, new in zip(texts, decoded, strict=True)]
+            yield [
+                Answer("", (), tuple(hits), asked, text)
+                for text, hits, asked in zip(texts, found, prompts, strict=True)
+            ]
         yield [read(text.strip(), hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+
+    def _prepare(
+        self, questions: Sequence[str], passages: Sequence[Given] | None
+    ) -> tuple[list[list[ScoredPassage]], list[str], list[list[int]]]:
+        """Passages, prompts and their tokens.
+
+        Raises:
+            PromptError: A prompt and its answer do not fit into what the model can read.
+        """
+        # A lone surrogate (half of an emoji) is no text that a tokenizer takes.
+        asked = [question.encode("utf-8", "replace").decode() for question in questions]
+        found = self.passages_for(asked, passages)
+        prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(asked, found, strict=True)]
+        with self.answering:
+            encoded = [self.tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
+        longest = max(map(len, encoded), default=0)
+        room = min(self.model.config.max_position_embeddings, BATCH_TOKENS) - self.max_new_tokens
+        if longest > room:
+            raise PromptError(f"question and passages have {longest} tokens, more than {room}; give fewer passages")
+        return found, prompts, encoded
 
     def passages_for(self, questions: Sequence[str], given: Sequence[Given] | None) -> list[list[ScoredPassage]]:
         """What each question is read with; given passages have score 1."""

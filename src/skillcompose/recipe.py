@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skillcompose.errors import RecipeError
 from skillcompose.types import Skill
@@ -55,6 +55,12 @@ class Passages(Section):
     """Tokens that two pieces of one section have in common, at most."""
     max_megabytes: int = Field(50, ge=1)
     """A larger document is not read."""
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> "Passages":
+        if self.overlap >= self.max_tokens:
+            raise ValueError(f"overlap must be smaller than max_tokens: {self.max_tokens}")
+        return self
 
 
 class Facts(Section):

@@ -8,11 +8,12 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.files import Unreadable, check_file, check_zip
 
 TEXTS = (".csv", ".tsv")
 DATABASES = (".sqlite", ".sqlite3", ".db")
@@ -28,6 +29,7 @@ def table_names(folder: Path) -> list[str]:
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLES and p.is_file()):
         name = path.relative_to(folder).as_posix()
         try:
+            check_file(path, folder, MAX_MEGABYTES)
             found += [f"{name}#{part}" if part else name for part in _parts(path)]
         except Exception:
             # Only tables that the recipe names must be readable; `read_table` says why one is not.
@@ -61,26 +63,27 @@ def read_table(folder: Path, name: str, limit: int | None = None) -> list[Row]:
     except ImportError as error:
         raise KnowledgeBaseError(f'table {name} needs {error.name}: pip install "skillcompose[documents]"') from error
     except Exception as error:
-        raise KnowledgeBaseError(f"table {name} cannot be read: {error}; correct or remove the file") from error
+        why = str(error) if isinstance(error, Unreadable) else f"cannot be read: {error}"
+        raise KnowledgeBaseError(f"table {name} {why}; correct or remove the file") from error
 
 
 def _parts(path: Path) -> list[str]:
     """Names of the tables in a file; one empty name for a file that is a table itself."""
     if path.suffix.lower() in DATABASES:
         with closing(_database(path)) as database:
-            query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+            # No views: a recursive one has no end.
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
             return sorted(name for (name,) in database.execute(query))
     if path.suffix.lower() == ".xlsx":
         with closing(_workbook(path)) as book:
-            return list(book.sheetnames)
+            return [sheet.title for sheet in book.worksheets]
     return [""]
 
 
 def _rows(folder: Path, name: str) -> Iterator[Row]:
-    file, _, part = name.partition("#")
+    file, _, part = (name, "", "") if (folder / name).is_file() else name.rpartition("#")
     path = folder / file
-    if path.stat().st_size > MAX_MEGABYTES * 2**20:
-        raise ValueError(f"it is larger than {MAX_MEGABYTES} MiB")
+    check_file(path, folder, MAX_MEGABYTES)
     kind = path.suffix.lower()
     if kind in TEXTS:
         with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -93,7 +96,11 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
             yield from _cells([column[0] for column in found.description], enumerate(found, 1))
     elif kind == ".xlsx":
         with closing(_workbook(path)) as book:
-            cells = book[part].iter_rows(values_only=True) if part in book.sheetnames else iter(())
+            if part not in book.sheetnames:
+                raise Unreadable(f"has no sheet {part!r}; it has {', '.join(book.sheetnames)}")
+            sheet = book[part]
+            sheet.reset_dimensions()  # some programs write a wrong one
+            cells = sheet.iter_rows(values_only=True)
             yield from _cells([_text(cell) for cell in next(cells, ())], enumerate(cells, 2))
     else:
         yield from _objects(path, kind == ".jsonl")
@@ -105,19 +112,21 @@ def _delimiter(file: str) -> str:
 
 def _cells(names: list[str], rows: Iterator[tuple[int, tuple[Any, ...]]] | enumerate[Any]) -> Iterator[Row]:
     for number, row in rows:
-        yield number, {name: _text(cell) for name, cell in zip(names, row, strict=False) if name}
+        cells = [_text(cell) for cell in row]
+        if any(cells):
+            yield number, {name: cell for name, cell in zip_longest(names, cells[: len(names)], fillvalue="") if name}
 
 
 def _objects(path: Path, lines: bool) -> Iterator[Row]:
     """Objects of a JSON list or of JSON lines; every row has the columns of all."""
     text = path.read_text(encoding="utf-8-sig")
     if lines:
-        objects = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        objects = [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
         data = json.loads(text)
         objects = list(enumerate(data if isinstance(data, list) else [data], 1))
     if not all(isinstance(item, dict) for _, item in objects):
-        raise ValueError("it is no list of objects")
+        raise Unreadable("is no list of objects")
     names = list(dict.fromkeys(chain.from_iterable(item for _, item in objects)))
     for number, item in objects:
         yield number, {name: _text(item.get(name)) for name in names}
@@ -135,10 +144,13 @@ def _text(cell: Any) -> str:
 
 
 def _database(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    # Reading a database in write-ahead mode would write files beside it; without such a log it may be taken as it is.
+    unchanging = "" if Path(f"{path}-wal").exists() else "&immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{unchanging}", uri=True)
 
 
 def _workbook(path: Path) -> Any:
     from openpyxl import load_workbook
 
+    check_zip(path)
     return load_workbook(path, read_only=True, data_only=True)

@@ -11,24 +11,23 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
+from skillcompose.errors import KnowledgeBaseError
 from skillcompose.prompts import normalise
 from skillcompose.tables import read_table, table_names
 
-PRIVATE = re.compile(
-    r"(mail|phone|mobile|salary|wage|iban|bank|account_?no|passw|secret|token|birth|ssn|tax|address|passport)", re.I
-)
-CHANGING = re.compile(
-    r"(date|time|updated|created|modified|status|state|price|cost|amount|total|count|stock|quantity|number_of|score|version|release)",
-    re.I,
-)
+PRIVATE = {"email", "mail", "phone", "mobile", "fax", "salary", "wage", "iban", "bank", "password", "secret", "token"}
+PRIVATE |= {"birth", "birthday", "birthdate", "ssn", "tax", "address", "passport"}
+CHANGING = {"date", "time", "updated", "created", "modified", "status", "state", "price", "cost", "amount", "total"}
+CHANGING |= {"count", "stock", "quantity", "score", "version", "release"}
 PRIVATE_VALUE = re.compile(r"^[^@\s]+@[^@\s]+\.\w+$|^\+?[\d ()/-]{9,}$|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$")
 NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
 LEAST = 8  # values; fewer make no questions
 TEXT = 12  # words in the middle: more is a text, not a value
 DESCRIBES = 4  # words: from here on a value can stand for its row
+MAX_ROWS = 100_000
 RELATIONS = 3  # of a table, in the weights: what is asked most should be learnt well
 
 
@@ -58,7 +57,11 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     left_out: dict[str, str] = {}
     tables: list[Table] = []
     for name in table_names(folder):
-        rows = [row for _, row in read_table(folder, name)]
+        try:
+            rows = [row for _, row in read_table(folder, name, MAX_ROWS)]
+        except KnowledgeBaseError as error:
+            left_out[name] = str(error)
+            continue
         columns = {column: [row.get(column, "").strip() for row in rows] for column in (rows[0] if rows else {})}
         key = guess_key(name, columns)
         if key is None:
@@ -71,7 +74,7 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         for column, values in cells[table.name].items():
             if column != table.key:
                 single = [v for v in values if v and not (table.separator and table.separator in v)]
-                table.columns.append(describe(column, single, table, cells[table.name][table.key], keys))
+                table.columns.append(describe(column, single, table, keys))
     reached = {column.leads_to for table in tables for column in table.columns if column.leads_to}
     # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
     reached |= {table.name for table in tables for column in table.columns if column.reversed}
@@ -106,18 +109,23 @@ def _told_apart(values: list[str]) -> float:
 
 def guess_key(table: str, columns: dict[str, list[str]]) -> str | None:
     """The column that names a row: filled and different everywhere, short, and rather words than numbers."""
-    stem = re.sub(r"s$", "", re.split(r"[./#]", table.lower())[-1 if "#" in table else -2])
+    stem = re.sub(r"s$", "", stem_of(table).lower())
     best: tuple[tuple[bool, bool, int], str] | None = None
     for place, (name, values) in enumerate(columns.items()):
         if not values or not all(values) or len({normalise(v) for v in values}) < len(values):
             continue
-        if mean(len(v.split()) for v in values) > 6:
+        if mean(len(v.split()) for v in values) > 6 or _private(name, values):
             continue
         named = name.lower() in (stem, "name", "title", f"{stem}_name", "key", "code")
         score = (not named, mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5, place)
         if best is None or score < best[0]:
             best = score, name
     return best[1] if best else None
+
+
+def stem_of(table: str) -> str:
+    """`data/people.csv` -> people, `crm.sqlite#people` -> people."""
+    return re.split(r"[./#]", table)[-1 if "#" in table else -2]
 
 
 def guess_separator(columns: dict[str, list[str]]) -> str:
@@ -128,28 +136,42 @@ def guess_separator(columns: dict[str, list[str]]) -> str:
     return ""
 
 
-def describe(name: str, values: list[str], table: Table, own: list[str], keys: dict[str, set[str]]) -> Column:
+def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str]]) -> Column:
     """What is plain from a column alone; `place` and `why` stay empty when other columns decide."""
     column = Column(name)
     distinct = Counter(map(normalise, values))
+    private = _private(name, values)
     if len(values) < LEAST:
         column.why = f"left out: only {len(values)} cells hold one value"
     elif distinct.most_common(1)[0][1] > 0.8 * len(values):
-        column.why = f"left out: nearly every row has {values[0]!r}"
-    elif sorted(p for p in (len(v.split()) for v in values))[len(values) // 2] > TEXT:
+        column.why = "left out: nearly every row has the same"
+    elif median(len(v.split()) for v in values) > TEXT:
         column.why = "left out: text; put it into a document"
-    elif PRIVATE.search(name) or mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3:
+    elif private:
         column.place, column.why = "index", "private: never in the weights"
-    elif target := _target(distinct, table, keys):
+    elif (target := _target(distinct, table, keys)) and not _numbers(values):
         column.place, column.leads_to = "index", target
         shared = sum(count for value, count in distinct.items() if value in keys[target])
         column.why = f"a link: {shared} of {len(values)} values name rows of {target}"
-    elif CHANGING.search(name) or mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.8:
+    elif _words(name) & CHANGING or _numbers(values):
         column.place, column.why = "index", "changes, or is a number: kept where it can be replaced"
     elif len(distinct) == len(values) and mean(len(v.split()) for v in values) >= DESCRIBES:
         column.place, column.reversed = "index", True
         column.why = "no two rows have the same: each value stands for its row"
     return column
+
+
+def _words(name: str) -> set[str]:
+    """`AccountNo` and `account_no` -> account, no."""
+    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+
+
+def _private(name: str, values: list[str]) -> bool:
+    return bool(_words(name) & PRIVATE) or (bool(values) and mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3)
+
+
+def _numbers(values: list[str]) -> bool:
+    return mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.8
 
 
 def _target(distinct: Counter[str], table: Table, keys: dict[str, set[str]]) -> str:

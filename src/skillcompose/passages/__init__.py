@@ -1,18 +1,21 @@
 """Stage 1: documents -> `passages.jsonl` and `passages.report.json` (what was read, what was not, and why)."""
 
-from pathlib import Path
+import logging
 from typing import Any
 
 from skillcompose.builtin import resolve
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.files import Unreadable, check_file
 from skillcompose.passages.chunks import passages_of, splitter, without_copies
-from skillcompose.passages.readers import READERS, Unreadable
+from skillcompose.passages.readers import READERS
 from skillcompose.pipeline import Work
 from skillcompose.run import digest, file_digest
 from skillcompose.tables import TABLES
 from skillcompose.types import Passage, read_jsonl, write_json, write_jsonl
 
-VERSION = 1  # raise it when a reader would give another text for the same file
+VERSION = 1  # raise it, and the stage's, when a reader would give another text for the same file
+REPORT = "passages.report.json"
+logger = logging.getLogger(__name__)
 
 
 def run(work: Work) -> None:
@@ -35,7 +38,9 @@ def run(work: Work) -> None:
             tables += 1
             continue
         try:
-            check(path, recipe.folder, settings.max_megabytes)
+            check_file(path, recipe.folder, settings.max_megabytes, "passages.max_megabytes")
+            if path.suffix.lower() not in READERS:
+                raise Unreadable(f"is no document type that is read ({', '.join(READERS)})")
             key = digest([VERSION, name, file_digest(path), settings.model_dump(), recipe.index.embedder])
             file = cache / f"{key[:32]}.jsonl"
             if not file.is_file():
@@ -57,30 +62,19 @@ def run(work: Work) -> None:
     if not passages and not tables:
         kinds = ", ".join([*READERS, *TABLES])
         raise KnowledgeBaseError(f"{recipe.folder} holds no file ({kinds}) with text in it{_examples(unread)}")
+    if unread:
+        logger.warning("%d of %d files were not read; the reasons are in %s", len(unread), len(files), REPORT)
     kept, copies = without_copies(passages)
     write_jsonl(work.folder / "passages.jsonl", kept)
     report: dict[str, Any] = {"documents": documents, "passages": len(kept), "tables": tables}
-    write_json(work.folder / "passages.report.json", report | {"copies": copies, "unread": unread})
-
-
-def check(path: Path, folder: Path, max_megabytes: int) -> None:
-    """Raises `Unreadable` for a file that no reader should be given."""
-    if not path.exists():
-        raise Unreadable("is a link to nothing")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise Unreadable("is a link to outside of the knowledge base")
-    if path.suffix.lower() not in READERS:
-        raise Unreadable(f"is no document type that is read ({', '.join(READERS)})")
-    size = path.stat().st_size / 2**20
-    if size > max_megabytes:
-        raise Unreadable(f"has {size:.0f} MiB, more than passages.max_megabytes: {max_megabytes}")
+    write_json(work.folder / REPORT, report | {"copies": copies, "unread": unread})
 
 
 def reason(error: Exception) -> str:
     if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, ImportError):
-        return f'needs {error.name}: pip install "skillcompose[documents]"'
+        return f'needs {error.name}: pip install "skillcompose[documents]", then train with --force passages'
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     return f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -9,24 +9,22 @@ than those in Python; python-docx and python-pptx; Beautiful Soup with markdowni
 
 import re
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-OUTSIDE = "script, style, template, noscript, nav, footer, aside, form, button, svg, [role=navigation], [role=search]"
+from skillcompose.files import Unreadable, check_zip
+
+OUTSIDE = "script, style, template, noscript, nav, footer, aside, input, select, textarea, button, svg"
 CONTENTS = (
-    ".toc, .contents, .headerlink, .related, .sphinxsidebar, .navheader, .navfooter, [hidden], [aria-hidden=true]"
+    "[role=navigation], [role=search], .toc, .contents.topic, .headerlink, .related, .sphinxsidebar, .navheader, "
+    ".navfooter, [hidden]"
 )
 NUMBER = re.compile(r"^(?:(?:Chapter|Appendix|Section)\s+)?(?:\d+|[A-Z])(?:\.\d+)*\.?\s+")
 LEADERS = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]+\s*$")
 REPEATED = 0.3  # of the pages: a line that begins or ends so many is no text; with a page's number, three are enough
 PAGED = re.compile(r"^\d+\b|\b\d+$")
-EXPANSION = 200  # of a zip's members, together; text shrinks about tenfold
-
-
-class Unreadable(Exception):
-    """Why one file gives no text; the run goes on."""
 
 
 def text(path: Path) -> str:
@@ -45,7 +43,8 @@ def html(path: Path) -> str:
     soup = BeautifulSoup(path.read_bytes(), "lxml")
     for element in soup.select(f"{OUTSIDE}, {CONTENTS}"):
         element.decompose()
-    main = soup.select_one("main, [role=main], article") or soup.body
+    found = soup.select("main, [role=main]") or soup.select("article")
+    main = found[0] if len(found) == 1 else soup.body
     if main is None:
         raise Unreadable("has no body")
     for heading in main.select("h1, h2, h3, h4, h5, h6"):
@@ -102,9 +101,9 @@ def _page(number: int, lines: list[str], titles: list[tuple[int, str]], edges: C
         n, end = next(found, (-1, i + 1))
         # A title that stands nowhere as a line (an image, another alphabet) comes before the next one that does.
         # pdfium marks a word that is broken at a line's end.
-        out += heads[done : n + 1] if n >= 0 else [kept[i].replace("\ufffe", "").replace("\u00ad", "")]
+        out += heads[done : n + 1] if n >= 0 else [plain(kept[i].replace("\ufffe", "").replace("\u00ad", ""))]
         done, i = max(done, n + 1), end
-    return "\n".join(out if done else [*heads, *out])
+    return "\n".join([*out, *heads[done:]] if done else [*heads, *out])
 
 
 def _same(lines: list[str], title: str) -> bool:
@@ -115,8 +114,9 @@ def _same(lines: list[str], title: str) -> bool:
 def _furniture(line: str, edges: Counter[str] | None, often: float) -> bool:
     """Running heads and page numbers, which only stand at a page's edge; lines of a table of contents."""
     if edges is None:
-        return bool(LEADERS.search(line))
-    return line.strip().isdigit() or edges[_bare(line)] > (2 if PAGED.search(line.strip()) else often)
+        return bool(LEADERS.search(line[-200:]))
+    often = 2 if PAGED.search(line.strip()) else often
+    return line.strip().isdigit() or (bool(_bare(line)) and edges[_bare(line)] > often)
 
 
 def _bare(line: str) -> str:
@@ -127,7 +127,7 @@ def docx(path: Path) -> str:
     import docx as library
     from docx.table import Table
 
-    _check_zip(path)
+    check_zip(path)
     out = []
     for item in library.Document(str(path)).iter_inner_content():
         if isinstance(item, Table):
@@ -135,44 +135,44 @@ def docx(path: Path) -> str:
             continue
         style = (item.style.name or "") if item.style is not None else ""
         level = 1 if style == "Title" else int(style[8:]) + 1 if re.fullmatch(r"Heading \d", style) else 0
-        out.append(f"{'#' * min(level, 6)} {item.text}" if level and item.text.strip() else item.text)
+        out.append(f"{'#' * min(level, 6)} {item.text}" if level and item.text.strip() else plain(item.text))
     return "\n\n".join(out)
 
 
 def pptx(path: Path) -> str:
     import pptx as library
 
-    _check_zip(path)
+    check_zip(path)
     out = []
     for number, slide in enumerate(library.Presentation(str(path)).slides, 1):
         title = slide.shapes.title
         name = title.text_frame.text.strip() if title is not None else ""
         out.append(f"# {' '.join(name.split()) or f'Slide {number}'} {{#slide={number}}}")
-        for shape in slide.shapes:
+        for shape in _shapes(slide.shapes):
             if shape.has_table:
                 out.append(table([cell.text for cell in row.cells] for row in shape.table.rows))
             elif shape.has_text_frame and shape != title:
-                out.append(shape.text_frame.text)
-        if slide.has_notes_slide:
-            out.append(slide.notes_slide.notes_text_frame.text)
+                out.append(plain(shape.text_frame.text))
+        if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+            out.append(plain(slide.notes_slide.notes_text_frame.text))
     return "\n\n".join(out)
+
+
+def _shapes(shapes: Iterable[Any]) -> Iterator[Any]:
+    """Those in groups too."""
+    for shape in shapes:
+        yield from _shapes(shape.shapes) if hasattr(shape, "shapes") else [shape]
+
+
+def plain(text: str) -> str:
+    """Text that is not Markdown: a shell's root prompt is no heading."""
+    return re.sub(r"^(?=\s*(?:#{1,6}\s|```|~~~))", r"\\", text, flags=re.M)
 
 
 def table(rows: Iterable[list[str]]) -> str:
     """A Markdown table; the first row is its head."""
     lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "/") for cell in row) + " |" for row in rows]
     return "\n".join([*lines[:1], "|" + "---|" * lines[0].count(" | ") + "---|", *lines[1:]]) if lines else ""
-
-
-def _check_zip(path: Path) -> None:
-    """A few kilobytes can unpack to gigabytes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-    except zipfile.BadZipFile:
-        raise Unreadable("is damaged: no zip archive") from None
-    if size > EXPANSION * path.stat().st_size:
-        raise Unreadable(f"would unpack to {size / path.stat().st_size:.0f} times its size")
 
 
 READERS: dict[str, Callable[[Path], str]] = {

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
-HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
-ANCHOR = re.compile(r"\s*\{#([^}\s]+)\}\s*$")
+HEADING = re.compile(r"^(#{1,6})\s+(\S.*)$")
+ANCHOR = re.compile(r"\{#([^{}\s]+)\}$")
 
 
 @dataclass
@@ -25,23 +25,32 @@ def sections(text: str, name: str) -> list[Section]:
     Headings inside code fences are text. `{#anchor}` behind a heading, or alone in a line, is where it stands.
     """
     found = [Section([name])]
+    lines: list[str] = []
+    length = 0
     trail: list[tuple[int, str]] = []
     fence = ""
-    for line in text.splitlines():
+    for line in [*text.splitlines(), "# end"]:
         mark = re.match(r"\s*(```|~~~)", line)
         if mark:
             fence = "" if fence == mark.group(1) else fence or mark.group(1)
         heading = None if fence else HEADING.match(line)
-        anchor = None if fence else ANCHOR.search(heading.group(2) if heading else line)
+        said = (heading.group(2) if heading else line).rstrip()
+        anchor = None if fence or "{#" not in said else ANCHOR.search(said)
+        if anchor:
+            said = said[: anchor.start()].rstrip()
         if heading:
-            title = ANCHOR.sub("", heading.group(2)).strip()
+            found[-1].text = "\n".join(lines)
+            lines, length = [], 0
+            title = said.rstrip("#").rstrip()
             level = len(heading.group(1))
             trail = [(depth, other) for depth, other in trail if depth < level] + [(level, title or name)]
             marks = [(0, anchor.group(1))] if anchor else []
             found.append(Section([title for _, title in trail], marks=marks))
-        elif anchor and not line[: anchor.start()].strip():
-            offset = len(found[-1].text) if found[-1].text.strip() else 0
-            found[-1].marks.append((offset, anchor.group(1)))
+        elif anchor and not said:
+            found[-1].marks.append((length if any(map(str.strip, lines)) else 0, anchor.group(1)))
         else:
-            found[-1].text += line + "\n"
+            lines.append(line)
+            length += len(line) + 1
+    if fence:  # never closed: what follows it is text all the same
+        found[-1].text = "\n".join(lines[:-1])
     return [section for section in found if section.text.strip()]

@@ -68,8 +68,9 @@ class Batches:
             # Own passages and found ones are told apart by the policy, not mixed in a call.
             for given in (True, False):
                 part = [asked for asked in batch if (asked.passages is not None) is given and not asked.gone]
-                if part:
-                    await asyncio.to_thread(self._answer, part, loop)
+                # Own passages can be long, so they are not padded to each other's length.
+                for some in [[asked] for asked in part] if given else [part] if part else []:
+                    await asyncio.to_thread(self._answer, some, loop)
 
     def _answer(self, batch: list[Asked], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own, so that the server goes on listening."""
@@ -89,6 +90,9 @@ class Batches:
             for asked, answer in zip(batch, before, strict=True):
                 say(asked, answer, True)
         except Exception as error:
-            # Whatever went wrong is the answer to these requests; the next batch is another one.
-            for asked in batch:
-                say(asked, error, True)
+            if len(batch) > 1:
+                # One of them may be the reason: the others must not suffer for it. Greedy answers begin alike again.
+                for asked in batch:
+                    self._answer([asked], loop)
+            else:
+                say(batch[0], error, True)

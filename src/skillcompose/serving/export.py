@@ -36,6 +36,7 @@ def export(run: Run, folder: Path) -> dict[str, float]:
         RunError: The folder has something in it, or composition has not finished.
         ModelError: The merged weights compute something else; nothing is left behind.
     """
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty; name a new folder")
     recipe = load_recipe(run)
@@ -50,7 +51,10 @@ def export(run: Run, folder: Path) -> dict[str, float]:
         model = load_adapter(load_base(base, torch.float32), run.require("composition") / "composed")
         before = _logits(model, tokenizer, prompts)
         said = answer_texts(model, tokenizer, prompts, recipe.max_new_tokens)
-        model.merge_and_unload().save_pretrained(aside)
+        plain = model.merge_and_unload()
+        # Sampling defaults that the base ships with contradict greedy answers, and then nothing is saved.
+        plain.generation_config.temperature = plain.generation_config.top_p = plain.generation_config.top_k = None
+        plain.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         merged = load_base(str(aside), torch.float32)
         drift = float((_logits(merged, tokenizer, prompts) - before).norm() / before.norm())
@@ -75,7 +79,7 @@ def export(run: Run, folder: Path) -> dict[str, float]:
 def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> torch.Tensor:
     """Of the last token of each prompt."""
     ids = (tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids for text in prompts)
-    return torch.cat([model(row).logits[:, -1].float() for row in ids])
+    return torch.cat([model(row.to(model.device)).logits[:, -1].float().cpu() for row in ids])
 
 
 def card(run: Run, name: str, base: str) -> str:

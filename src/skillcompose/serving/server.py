@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from skillcompose.errors import ServingError
+from skillcompose.errors import PromptError, ServingError
 from skillcompose.policy import Policy
 from skillcompose.serving.batches import Batches, Busy
 from skillcompose.types import Answer
@@ -52,7 +52,8 @@ class Message(BaseModel):
 
 
 class Chat(BaseModel):
-    """What is read of OpenAI's request; sampling settings are accepted and have no effect, answers are greedy."""
+    """What is read of OpenAI's request: the last user message. Earlier ones and the system's are not, sampling settings
+    have no effect, answers are greedy."""
 
     model: str = ""
     messages: list[Message] = Field(min_length=1)
@@ -82,7 +83,7 @@ def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
     if not key and not _is_local(host):
         raise ServingError(f"{host} can be reached from other machines: set {KEY}, or serve on 127.0.0.1")
     policy = Policy.load(folder)
-    app = make_app(policy, folder.name, key, log_texts)
+    app = make_app(policy, folder.resolve().name, key, log_texts)
     logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SECONDS, server_header=False)
 
@@ -146,6 +147,8 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
             raise HTTPException(503, "too many questions are waiting; try again in some seconds") from None
         except TimeoutError:
             raise HTTPException(504, f"no answer within {SECONDS} seconds") from None
+        except PromptError as error:
+            raise HTTPException(422, str(error)) from None
 
     async def complete(answers: AsyncIterator[tuple[Answer, bool]]) -> Answer:
         *_, (answer, _) = [pair async for pair in answers]
@@ -227,8 +230,13 @@ async def _chunks(
             if len(answer.completion) > len(shown):
                 yield event({"content": answer.completion[len(shown) :]})
                 shown = answer.completion
-    except HTTPException as error:
-        yield f"data: {json.dumps({'error': {'message': error.detail, 'code': error.status_code}})}\n\n"
+    except Exception as error:
+        # The status is sent already, so the stream says it.
+        known = isinstance(error, HTTPException)
+        if not known:
+            logger.exception("a stream failed")
+        problem = {"message": error.detail, "code": error.status_code} if known else {"message": "failed", "code": 500}
+        yield f"data: {json.dumps({'error': problem})}\n\n"
         return
     yield event({}, "stop", skillcompose=cited(answer))
     yield "data: [DONE]\n\n"

@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.facts.discovery import Table, discover
+from skillcompose.facts.discovery import Table, discover, stem_of
 
 KNOWN = 160  # subjects whose facts a small model learns in some minutes
 
@@ -32,7 +32,12 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if knowledge is not None and proposed is not None:
         text = recipe.read_text(encoding="utf-8")
-        text = text.replace("../knowledge ", os.path.relpath(knowledge, recipe.parent) + " ", 1)
+        text = text.replace("../knowledge ", _quoted(os.path.relpath(knowledge, recipe.parent)) + " ", 1)
+        text = re.sub(
+            r"^(#.*\n)+",
+            "# Proposed from the tables of a folder. Read the reasons, change what is wrong, train.\n",
+            text,
+        )
         text = re.sub(r"^facts:\n.*?(?=^index:)", lambda _: proposed + "\n", text, flags=re.M | re.S)
         recipe.write_text(text, encoding="utf-8")
     return recipe
@@ -62,29 +67,38 @@ def proposal(knowledge: Path) -> str:
         separator = f', separator: "{table.separator}"' if table.separator else ""
         row = f"{_quoted(table.name)}: {{key: {_quoted(table.key)}{separator}}}"
         lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}"))
-    lines += [f"    # {name}: left out, {why}" for name, why in left_out.items()]
-    return "\n".join([*lines, "  relations:", *(line for table in tables for line in _relations(table, tables))]) + "\n"
+    lines += [_comment(f"{name}: left out, {why}") for name, why in left_out.items()]
+    return "\n".join([*lines, "  relations:", *_relations(tables)]) + "\n"
 
 
-def _relations(table: Table, tables: list[Table]) -> list[str]:
-    lines = []
-    for column in table.columns:
-        if not column.place:
-            lines.append(f"    # {table.name}, {column.name}: {column.why}")
-            continue
-        taken = sum(other.name == column.name and bool(other.place) for t in tables for other in t.columns) > 1
-        stem = re.split(r"[./#]", table.name)[-1 if "#" in table.name else -2]
-        name = re.sub(r"\W+", "_", f"{stem}_{column.name}" if taken else column.name).strip("_").lower()
-        lines += [f"    {name}:", f"      table: {_quoted(table.name)}", f"      column: {_quoted(column.name)}"]
-        lines += ["      reversed: true"] * column.reversed
-        lines.append(_commented(f"      place: {column.place}", column.why))
+def _relations(tables: list[Table]) -> list[str]:
+    lines: list[str] = []
+    taken: set[str] = set()
+    for table in tables:
+        for column in table.columns:
+            if not column.place:
+                lines.append(_comment(f"{table.name}, {column.name}: {column.why}"))
+                continue
+            name = re.sub(r"\W+", "_", column.name).strip("_").lower() or "column"
+            name = name if name not in taken else re.sub(r"\W+", "_", f"{stem_of(table.name)}_{name}").lower()
+            while name in taken:
+                name += "_2"
+            taken.add(name)
+            lines += [f"    {_quoted(name)}:", f"      table: {_quoted(table.name)}"]
+            lines += [f"      column: {_quoted(column.name)}"] + ["      reversed: true"] * column.reversed
+            lines.append(_commented(f"      place: {column.place}", column.why))
     return lines
 
 
+def _comment(text: str) -> str:
+    """One line, whatever stands in a table's header."""
+    return f"    # {' '.join(text.split())}"
+
+
 def _commented(line: str, why: str) -> str:
-    return f"{line:42}  # {why}"
+    return f"{line:42}  # {' '.join(why.split())}"
 
 
 def _quoted(text: str) -> str:
-    """A YAML scalar: JSON's form where a plain word would not do."""
-    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
+    """A YAML scalar that no YAML takes for a number or for yes and no."""
+    return json.dumps(text, ensure_ascii=False)

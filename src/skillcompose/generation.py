@@ -71,7 +71,7 @@ def generate(
     return rows
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def steps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -51,8 +51,8 @@ def html(path: Path) -> str:
         inside = heading.select_one("[id], a[name]")
         section = heading.find_parent("section")
         first = section is not None and section.find(heading.name) is heading
-        for element in (heading, inside, section if first else None):
-            anchor = element and (element.get("id") or element.get("name"))
+        for place in (heading, inside, section if first else None):
+            anchor = place and (place.get("id") or place.get("name"))
             if anchor:
                 heading.append(f" {{#{anchor}}}")
                 break

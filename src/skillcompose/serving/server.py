@@ -232,10 +232,11 @@ async def _chunks(
                 shown = answer.completion
     except Exception as error:
         # The status is sent already, so the stream says it.
-        known = isinstance(error, HTTPException)
-        if not known:
+        problem = {"message": "the server failed", "code": 500}
+        if isinstance(error, HTTPException):
+            problem = {"message": error.detail, "code": error.status_code}
+        else:
             logger.exception("a stream failed")
-        problem = {"message": error.detail, "code": error.status_code} if known else {"message": "failed", "code": 500}
         yield f"data: {json.dumps({'error': problem})}\n\n"
         return
     yield event({}, "stop", skillcompose=cited(answer))

@@ -96,9 +96,9 @@ class Questions(Section):
 
 
 class Mastery(Section):
-    parametric: list[float] = Field(default_factory=lambda: [0.7, 0.4])
+    parametric: list[float] = Field(default_factory=lambda: [0.8, 0.5])
     """Lowest exact match on held-out wordings, by number of hops."""
-    contextual: list[float] = Field(default_factory=lambda: [0.6, 0.4])
+    contextual: list[float] = Field(default_factory=lambda: [0.6, 0.5])
     questions: int = Field(60, ge=1)
     """Questions asked for each skill and number of hops."""
 
@@ -130,7 +130,7 @@ class Composition(Section):
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
     consolidation: Consolidation
-    mastery: Mastery = Mastery(parametric=[0.6, 0.3], contextual=[0.5, 0.3])
+    mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.6, 0.5])
     grpo: dict[str, Any]
     replay: Replay = Replay()
     ema_decay: float = Field(0.93, ge=0, lt=1)

@@ -66,8 +66,13 @@ def generate(
         `len(prompts) * num_generations` lists of token ids, the end token included where it was reached.
     """
     rows: list[list[int]] = []
-    for rows in steps(model, tokenizer, prompts, num_generations, sampling):  # noqa: B007
-        pass
+    was_training = model.training
+    model.eval()
+    try:
+        for rows in steps(model, tokenizer, prompts, num_generations, sampling):  # noqa: B007
+            pass
+    finally:
+        model.train(was_training)
     return rows
 
 
@@ -79,22 +84,10 @@ def steps(
     num_generations: int,
     sampling: Sampling,
 ) -> Iterator[list[list[int]]]:
-    """As `generate`, with the rows after every token: always the same lists, which grow."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield from _steps(model, tokenizer, prompts, num_generations, sampling)
-    finally:
-        model.train(was_training)
+    """As `generate`, with the rows after every token: always the same lists, which grow.
 
-
-def _steps(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    num_generations: int,
-    sampling: Sampling,
-) -> Iterator[list[list[int]]]:
+    The model must be in evaluation mode.
+    """
     place = next(model.parameters()).device
     end = tokenizer.eos_token_id
     cache = GrowingCache(model.config)

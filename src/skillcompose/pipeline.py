@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from skillcompose.errors import RunError, StageError
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
@@ -217,5 +219,8 @@ def load_recipe(run: Run) -> Recipe:
     values = json.loads(run.recipe_file.read_text(encoding="utf-8"))
     try:
         return Recipe(**values)
-    except ValueError as error:
-        raise RunError(f"{run.recipe_file} is damaged: {error}") from error
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise RunError(
+            f"{run.recipe_file} was written by another version, or is damaged ({wrong}); train its recipe again"
+        ) from error

@@ -190,7 +190,6 @@ def recipe_file(
                 "per_device_train_batch_size": 8,
                 "gradient_accumulation_steps": 1,
                 "learning_rate": 1e-3,
-                "max_completion_length": 24,
                 "save_steps": 1,
             },
             "replay": {"rows": 4},

@@ -60,8 +60,8 @@ def test_weights_facts_are_in_no_passage_and_test_bridges_in_no_training_questio
             assert not any(fact["object"] in p["text"] for p in passages)
     folder = run.stage("questions")
     split = {s: read_jsonl(folder / f"complementary.{s}.jsonl", Question) for s in ("train", "validation", "test")}
-    trained = {q.bridge for s in ("train", "validation") for q in split[s]}
-    assert not trained & {q.bridge for q in split["test"] if not q.seen}
+    trained = {bridge for s in ("train", "validation") for q in split[s] for bridge in q.bridges}
+    assert not trained & {bridge for q in split["test"] if not q.seen for bridge in q.bridges}
     subjects = {s: {q.fact_ids[0].split(":", 1)[1] for q in split[s]} for s in split}
     assert not subjects["train"] & (subjects["validation"] | subjects["test"])
     used = {fact_id for s in split for q in split[s] for fact_id in q.fact_ids}

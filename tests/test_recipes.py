@@ -1,8 +1,10 @@
 """Every shipped recipe, and the project that `init` writes, goes through every stage at a tiny size."""
 
+import csv
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,12 @@ import pytest
 import skillcompose
 from skillcompose.run import STAGE_NAMES
 from skillcompose.starter import write_project
-from skillcompose.types import read_json
+from skillcompose.types import Level, Question, read_json, read_jsonl
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+import biographies_build  # noqa: E402
+
 TINY = {
     "questions.contextual_rows": 8,
     "adapters.parametric.lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
@@ -26,17 +31,19 @@ TINY = {
     "composition.grpo.warmup_steps": 0,
     "composition.grpo.save_steps": 1,
     "composition.grpo.gradient_accumulation_steps": 1,
-    "composition.grpo.max_completion_length": 8,
     "composition.validate_steps": 1,
     "evaluation": {"questions": 1, "ladder": 1, "atomic": 1},
     "max_new_tokens": 8,
 }
 
 
-@pytest.mark.parametrize("name", ["quickstart", "debian", "own-folder"])
+@pytest.mark.parametrize("name", ["quickstart", "debian", "own-folder", "biographies-cpu", "biographies-paper"])
 def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
     path = write_project(tmp_path / "project") if name == "own-folder" else ROOT / "recipes" / f"{name}.yaml"
     overrides = TINY | {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
+    if name.startswith("biographies"):
+        biographies_build.build(tmp_path / "world", known=40, reused=40, new=40, seed=0)
+        overrides |= {"knowledge_base": str(tmp_path / "world"), "composition.grpo.per_device_train_batch_size": 8}
     if name == "debian":  # its table at full size gives the tiny model's long prompts too much to read
         overrides["facts.tables"] = {"owners.csv": {"key": "package", "limit": 60}, "packages.csv": {"key": "package"}}
     recipe = skillcompose.Recipe.from_yaml(path, overrides)
@@ -45,6 +52,45 @@ def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model
     report = read_json(run.stage("questions") / "questions.report.json")
     assert report["questions"]["complementary.test"] > 10
     assert report["questions"]["contextual.test"] > 5
+
+
+def test_the_shipped_world_is_what_its_generator_makes(tmp_path: Path) -> None:
+    biographies_build.build(tmp_path, known=100, reused=100, new=200, seed=0)
+    shipped = ROOT / "examples" / "biographies"
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file())
+    assert all((tmp_path / name).read_bytes() == (shipped / name).read_bytes() for name in files)
+
+
+def test_no_relation_of_the_world_leads_where_another_one_does() -> None:
+    with (ROOT / "examples" / "biographies" / "people.csv").open(newline="") as file:
+        people = {row["name"]: row for row in csv.DictReader(file)}
+    with (ROOT / "examples" / "biographies" / "register.csv").open(newline="") as file:
+        listed = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(people) == 100 and len(listed) == 300 and people.keys() < listed.keys()
+    for name, row in listed.items():
+        met = [row[relation] for relation in biographies_build.INDEX_PEOPLE]
+        met += [people[name][relation] for relation in biographies_build.WEIGHTS_PEOPLE] if name in people else []
+        assert len(set(met)) == len(met) and name not in met and set(met) <= people.keys()
+    for relation in biographies_build.MUTUAL:
+        assert all(people[row[relation]][relation] == name for name, row in people.items())
+
+
+def test_long_paths_have_unseen_bridges_only_or_seen_ones(tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
+    overrides = {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
+    recipe = skillcompose.Recipe.from_yaml(ROOT / "recipes" / "biographies-cpu.yaml", overrides)
+    folder = skillcompose.train(recipe, tmp_path / "run", until="questions").stage("questions")
+    asked = {s: read_jsonl(folder / f"complementary.{s}.jsonl", Question) for s in ("train", "validation", "test")}
+    trained = {bridge for split in ("train", "validation") for q in asked[split] for bridge in q.bridges}
+    unseen = [q for q in asked["test"] if not q.seen]
+    assert {q.hops for q in unseen} == {2, 3, 4}
+    for question in asked["test"]:
+        known = [bridge in trained for bridge in question.bridges]
+        assert any(known) if question.seen else not any(known)
+        been = [question.subject, *question.bridges, question.answers[0]]
+        assert len(set(been)) == len(been) == question.hops + 1
+    levels = Counter(q.level for q in unseen)
+    assert all(levels[level] >= 200 for level in Level), levels
 
 
 def test_the_slice_is_rebuilt_from_its_source(tmp_path: Path) -> None:

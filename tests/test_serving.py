@@ -27,7 +27,7 @@ def policy(finished_run: Path) -> skillcompose.Policy:
 
 @pytest.fixture
 def client(policy: skillcompose.Policy) -> Iterator[TestClient]:
-    with TestClient(server.make_app(policy, "tiny")) as found:
+    with TestClient(server.make_app(policy, "tiny"), "http://localhost") as found:
         yield found
 
 
@@ -72,6 +72,8 @@ def test_chat_completions_answer_with_citations(client: TestClient, policy: skil
     assert found["choices"][0]["message"]["content"] == expected.completion
     assert found["skillcompose"]["passages"][0]["document"] == expected.passages[0].passage.source
     assert found["usage"]["total_tokens"] > 10
+    # The tiny model never ends on its own.
+    assert found["choices"][0]["finish_reason"] == "length"
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
 
 
@@ -119,11 +121,13 @@ def test_bad_requests_get_their_status_and_a_message(
 def test_a_key_is_asked_for_where_others_can_reach_the_server(
     policy: skillcompose.Policy, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with TestClient(server.make_app(policy, "tiny", "secret")) as client:
+    with TestClient(server.make_app(policy, "tiny", "secret"), "http://kb.example.org") as client:
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").status_code == 200
+    with TestClient(server.make_app(policy, "tiny"), "http://rebound.example.org") as client:
+        assert client.get("/v1/models").status_code == 421
     monkeypatch.delenv("SKILLCOMPOSE_API_KEY", raising=False)
     with pytest.raises(ServingError, match="SKILLCOMPOSE_API_KEY"):
         server.run(finished_run, "0.0.0.0", 8000)
@@ -142,7 +146,7 @@ def test_many_at_once_are_batched_none_lost_and_too_many_refused(
 
     monkeypatch.setattr(policy, "stream_batch", counted)
     monkeypatch.setattr("skillcompose.serving.batches.PENDING", 24)
-    with TestClient(server.make_app(policy, "tiny")) as client, ThreadPoolExecutor(48) as threads:
+    with TestClient(server.make_app(policy, "tiny"), "http://localhost") as client, ThreadPoolExecutor(48) as threads:
         asked = [threads.submit(client.post, "/v1/chat/completions", json=chat()) for _ in range(48)]
         while sum(future.done() for future in asked) < 48 - 24 - 16:
             pass

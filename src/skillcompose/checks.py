@@ -191,9 +191,10 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 problems.append(
                     (f"questions.{field}", f"no relation {name!r}" + _nearest(name, recipe.facts.relations))
                 )
-            if not unknown and [recipe.relation(n).place for n in names] != ["index", "weights"]:
+            places = [recipe.relation(n).place for n in names] if not unknown else []
+            if places and (places[0] != "index" or len(places) < 2 or set(places[1:]) != {"weights"}):
                 problems.append(
-                    (f"questions.{field}", f"{path!r} must walk one index relation, then one weights relation")
+                    (f"questions.{field}", f"{path!r} must walk one index relation, then one weights relation or more")
                 )
     return problems
 

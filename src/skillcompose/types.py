@@ -82,9 +82,9 @@ class Fact(Record):
 class Question(Record):
     """A question, its gold answer and gold reasoning (`completion`), and the passages it is asked with.
 
-    `path` joins the relations walked with " > "; `subject` is the entity that the question starts from, `bridge` the
-    one between the first two hops; `seen` says whether a complementary training question passes through that bridge;
-    `retrieved` whether the supporting passage is among `passages`.
+    `path` joins the relations walked with " > "; `subject` is the entity that the question starts from,
+    `bridges` those between two hops; `seen` says whether a complementary training question passes through one of
+    them; `retrieved` whether the supporting passage is among `passages`.
     """
 
     id: str
@@ -97,7 +97,7 @@ class Question(Record):
     subject: str = ""
     passages: tuple[Passage, ...] = ()
     level: Level | None = None
-    bridge: str = ""
+    bridges: tuple[str, ...] = ()
     seen: bool = False
     retrieved: bool = True
 
@@ -112,6 +112,7 @@ class Question(Record):
             | {
                 "answers": tuple(data["answers"]),
                 "fact_ids": tuple(data["fact_ids"]),
+                "bridges": tuple(data["bridges"]),
                 "skill": Skill(data["skill"]),
                 "level": Level(data["level"]) if data["level"] else None,
                 "passages": tuple(Passage(**passage) for passage in data["passages"]),

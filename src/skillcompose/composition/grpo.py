@@ -51,7 +51,8 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
     validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
     model = load_adapter(load_base(base), work.folder / "start", trainable=True)
-    arguments = grpo_arguments(scratch, recipe.seed, settings.grpo, len(questions))
+    longest = {"max_completion_length": recipe.max_new_tokens}
+    arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
     average = Average(settings.ema_decay)
     validate = Validate(work, tokenizer, validation, average)
     trainer = SharedPrefixGRPOTrainer(
@@ -59,7 +60,10 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
         exact_match_reward,
         arguments,
         train_dataset=Dataset.from_list(
-            [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
+            [
+                {"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id, "hops": q.hops}
+                for q in questions
+            ]
         ),
         processing_class=tokenizer,
         callbacks=[average, Watch(work.progress, "GRPO"), validate],
@@ -94,6 +98,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
         "most_frequent_answer",
         "unreadable",
         "completions/mean_length",
+        "num_tokens",
         "kl",
     )
     write_json(
@@ -117,7 +122,6 @@ def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions
         "temperature": 1.0,
         "per_device_train_batch_size": 16,
         "gradient_accumulation_steps": 4,
-        "max_completion_length": 48,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 2,
         "save_steps": 10,

@@ -32,7 +32,7 @@ class Mixture:
         self.beside = [single, double or single, profiles or single]
         self.alone = [single, double or single]
         # Two known entities in one passage could state by chance what a complementary question asks for.
-        self.apart = {frozenset((q.subject, q.bridge)) for q in complementary}
+        self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}
 
     def blocks(self, rows: int, rng: random.Random) -> list[Group]:
         """So many rows, the last block shorter where they end within it."""
@@ -52,7 +52,7 @@ class Mixture:
     def _entities(self, known: list[Question]) -> list[str]:
         """What the rows know something of, without those that must not stand beside an earlier one."""
         kept: list[str] = []
-        for entity in dict.fromkeys(q.bridge or q.subject for q in known):
+        for entity in dict.fromkeys((*q.bridges, q.subject)[0] for q in known):
             if not any(frozenset((entity, other)) in self.apart for other in kept):
                 kept.append(entity)
         return kept

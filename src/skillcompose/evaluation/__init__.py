@@ -12,7 +12,7 @@ __all__ = ["Prediction", "run", "summarise"]
 
 def run(work: Work) -> None:
     ladder = Ladder(work)
-    predictions = floors(work, ladder.headline) + ladder.climb()
+    predictions = floors(work, ladder.tests.headline) + ladder.climb()
     write_jsonl(work.folder / "predictions.jsonl", predictions)
     metrics = summarise(predictions)
     write_json(work.folder / "metrics.json", metrics)

@@ -16,12 +16,12 @@ def floors(work: Work, asked: list[Question]) -> list[Prediction]:
     by_id = {fact.id: fact for fact in facts}
     done = []
     for question in asked:
-        first, last = (by_id[fact_id] for fact_id in question.fact_ids)
+        first, last = by_id[question.fact_ids[0]], by_id[question.fact_ids[-1]]
         same = [fact for fact in facts if fact.relation == last.relation]
         values = {normalise(fact.subject): fact.object for fact in same}
         majority = Counter(fact.object for fact in same).most_common(1)[0][0]
         # A described package is its own row: its own value would be the answer, which the question does not name.
-        own = values.get(normalise(first.key), "") if first.key != question.bridge else ""
+        own = values.get(normalise(first.key), "") if first.key not in question.bridges else ""
         nearest = difflib.get_close_matches(normalise(first.subject), values, n=1, cutoff=0.0)
         near = values[nearest[0]] if nearest else ""
         for rung, answer in (("floor_majority", majority), ("floor_own_value", own), ("floor_nearest_name", near)):

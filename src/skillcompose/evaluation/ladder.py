@@ -46,7 +46,7 @@ def judged(rung: str, question: Question, text: str, correct: bool) -> Predictio
         question.path,
         question.level or "",
         question.hops,
-        question.bridge,
+        question.bridges[0] if question.bridges else "",
         question.seen,
         question.retrieved,
         question.answers[0],
@@ -55,29 +55,45 @@ def judged(rung: str, question: Question, text: str, correct: bool) -> Predictio
     )
 
 
-class Ladder:
-    """Every rung answers from one loaded base by switching adapters.
+class TestSet:
+    """The test questions that are asked, drawn from the run's by the recipe's seed.
 
-    `headline` are the questions on unseen bridges; rungs without a target are asked a fixed sample of them.
+    `headline` are those on unseen bridges, `few` the fixed sample of them that rungs without a target are asked.
     """
 
     def __init__(self, work: Work) -> None:
-        self.work, self.recipe = work, work.recipe
-        self.seconds: dict[str, float] = {}
-        self.prompt_tokens: dict[str, int] = {}
-        rng = random.Random(f"evaluation {self.recipe.seed}")
-        folder = work.read("questions")
-        self.examples = read_jsonl(folder / "complementary.train.jsonl", Question)
-        asked = read_jsonl(folder / "complementary.test.jsonl", Question)
-        self.headline = self._sample([q for q in asked if not q.seen], self.recipe.evaluation.questions, rng)
-        self.seen = self._sample([q for q in asked if q.seen], self.recipe.evaluation.questions // 2 or 1, rng)
-        self.few = self._sample(self.headline, self.recipe.evaluation.ladder, rng)
+        counts, folder = work.recipe.evaluation, work.read("questions")
+        rng = random.Random(f"evaluation {work.recipe.seed}")
+        asked = read_jsonl(folder / f"{Skill.COMPLEMENTARY}.test.jsonl", Question)
+        self.headline = self._sample([q for q in asked if not q.seen], counts.questions, rng)
+        self.seen = self._sample([q for q in asked if q.seen], counts.questions // 2 or 1, rng)
+        self.few = self._sample(self.headline, counts.ladder, rng)
         self.atomic: dict[Skill, list[Question]] = {}
         for skill in ATOMIC:
             tests = read_jsonl(folder / f"{skill}.test.jsonl", Question)
             by_hops = [[q for q in tests if q.hops == hops] for hops in (1, 2)]
-            count = self.recipe.evaluation.atomic
-            self.atomic[skill] = [q for group in by_hops for q in rng.sample(group, min(count, len(group)))]
+            self.atomic[skill] = [q for group in by_hops for q in rng.sample(group, min(counts.atomic, len(group)))]
+
+    @property
+    def everything(self) -> list[Question]:
+        return [q for skill in ATOMIC for q in self.atomic[skill]] + self.headline + self.seen
+
+    @staticmethod
+    def _sample(questions: list[Question], per_level: int, rng: random.Random) -> list[Question]:
+        levels: dict[str, list[Question]] = defaultdict(list)
+        for question in questions:
+            levels[question.level or ""].append(question)
+        return [q for level in Level for q in rng.sample(levels[level], min(per_level, len(levels[level])))]
+
+
+class Ladder:
+    """Every rung answers from one loaded base by switching adapters."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.recipe, self.tests = work, work.recipe, TestSet(work)
+        self.seconds: dict[str, float] = {}
+        self.prompt_tokens: dict[str, int] = {}
+        self.examples = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
         base = resolve(self.recipe.model, self.recipe.source.parent)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
         composition = work.read("composition")
@@ -89,24 +105,16 @@ class Ladder:
         }.items():
             load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _sample(questions: list[Question], per_level: int, rng: random.Random) -> list[Question]:
-        levels: dict[str, list[Question]] = defaultdict(list)
-        for question in questions:
-            levels[question.level or ""].append(question)
-        return [q for level in Level for q in rng.sample(levels[level], min(per_level, len(levels[level])))]
-
     def climb(self) -> list[Prediction]:
         done: list[Prediction] = []
-        done += self._untuned("untuned_chat", self.few)
-        done += self._rung("base_passages", None, self.headline, lenient=True)
+        few = self.tests.few
+        done += self._untuned("untuned_chat", few)
+        done += self._rung("base_passages", None, self.tests.headline, lenient=True)
         for skill in ATOMIC:
-            done += self._rung(skill, skill, self.atomic[skill])
-            done += self._rung(skill, skill, self.few)
-        done += self._rung("exact_sum", "exact_sum", self.few)
-        everything = [q for skill in ATOMIC for q in self.atomic[skill]] + self.headline + self.seen
+            done += self._rung(skill, skill, self.tests.atomic[skill] + few)
+        done += self._rung("exact_sum", "exact_sum", few)
         for name in ("start", "composed"):
-            done += self._rung(name, name, everything)
+            done += self._rung(name, name, self.tests.everything)
         return done + self._full_rag()
 
     def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
@@ -154,19 +162,19 @@ class Ladder:
         retriever = Retriever.build(
             passages, resolve(self.recipe.index.embedder, self.recipe.source.parent), self.recipe.index.search
         )
-        k, done = self.recipe.index.k, []
+        k, few, done = self.recipe.index.k, self.tests.few, []
         for rung, adapter in (("full_rag_untuned", None), ("full_rag_contextual", str(Skill.CONTEXTUAL))):
-            found = [tuple(h.passage for h in hits) for hits in retriever.search([q.text for q in self.few], k)]
-            first = self._answer(rung, adapter, self._full_rag_prompts(self.few, found, adapter))
-            hops = [(sentences(text) or [q.text])[0] for text, q in zip(first, self.few, strict=True)]
+            found = [tuple(h.passage for h in hits) for hits in retriever.search([q.text for q in few], k)]
+            first = self._answer(rung, adapter, self._full_rag_prompts(few, found, adapter))
+            hops = [(sentences(text) or [q.text])[0] for text, q in zip(first, few, strict=True)]
             more = retriever.search(hops, k)
             both = [
                 tuple(dict.fromkeys([*(h.passage for h in hits[: k - 1]), *before]))
                 for before, hits in zip(found, more, strict=True)
             ]
-            second = self._answer(rung, adapter, self._full_rag_prompts(self.few, both, adapter))
+            second = self._answer(rung, adapter, self._full_rag_prompts(few, both, adapter))
             match = lenient_match if adapter is None else exact_match
-            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(self.few, second, strict=True)]
+            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(few, second, strict=True)]
         return done
 
     def _full_rag_prompts(

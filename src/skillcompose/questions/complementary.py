@@ -1,8 +1,8 @@
-"""Questions that need both: the first hop is read in the passages, the second one only the weights know.
+"""Questions that need both: the first hop is read in the passages, what follows only the weights know.
 
-Split by relation path and by bridge entity. X is the subject that the question names, the bridge the entity that the
-first hop leads to. Unseen bridges are in no training or validation question; X of validation and test are disjoint
-from X of training.
+Split by relation path and by bridge entity. X is the subject that the question names; bridges are the entities between
+two hops. Unseen bridges are in no training or validation question; X of validation and test are disjoint from X of
+training.
 """
 
 import random
@@ -14,7 +14,7 @@ from math import ceil
 from skillcompose.builtin import resolve
 from skillcompose.index import Retriever
 from skillcompose.models import load_tokenizer
-from skillcompose.prompts import MAX_ANSWER_TOKENS, mentions, normalise
+from skillcompose.prompts import MAX_HOP_TOKENS, mentions, normalise
 from skillcompose.questions.contextual import with_passages
 from skillcompose.questions.walks import Splits, ask
 from skillcompose.questions.wordings import of_split, questions, references, references_of_split
@@ -26,22 +26,23 @@ SEEN_TEST_SHARE = 0.2
 TRAIN_WORDINGS = 3
 """Questions about each walk of the largest training path; smaller paths ask in more ways, or RL would forget them."""
 FREE_ROWS = 0.3
-Walk = tuple[Fact, Fact]
+Walk = tuple[Fact, ...]
 
 
 def complementary_questions(
     facts: list[Fact], recipe: Recipe, retriever: Retriever, rng: random.Random, dropped: Counter[str]
 ) -> Splits:
     kept = set_aside(facts, rng)
-    walks = two_source_walks([fact for fact in facts if fact.skill is Skill.PARAMETRIC or fact.key not in kept])
+    walks = two_source_walks([fact for fact in facts if fact.skill is Skill.PARAMETRIC or fact.key not in kept], recipe)
     paths = choose_paths(recipe, walks)
-    bridges = sorted({walk[0].object for path in paths.values() for p in path for walk in walks.get(p, [])})
+    bridges = sorted({b for path in paths.values() for p in path for walk in walks.get(p, []) for b in between(walk)})
     rng.shuffle(bridges)
     cut = round(len(bridges) * recipe.questions.unseen_bridges)
     cut_validation = cut + max(1, round(len(bridges) * VALIDATION_BRIDGES))
     unseen, validation = set(bridges[:cut]), set(bridges[cut:cut_validation])
     # A share of the X of seen bridges is kept from training, so that seen bridges can be tested with new X.
-    subjects = sorted({w[0].subject for p in walks.values() for w in p if w[0].object not in unseen | validation})
+    free_of = {b for b in bridges if b not in unseen | validation}
+    subjects = sorted({w[0].subject for p in walks.values() for w in p if free_of.issuperset(between(w))})
     tested = set(rng.sample(subjects, round(len(subjects) * SEEN_TEST_SHARE)))
     proof = Proof(facts, recipe, retriever)
     splits: Splits = {"train": [], "validation": [], "test": []}
@@ -59,12 +60,14 @@ def complementary_questions(
             count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
             asked = [q for walk in path_walks for q in _questions(walk, split, count, recipe, rng)]
             splits[split] += proof.keep(asked, dropped)
-    seen = {q.bridge for q in splits["train"]}
+    seen = {bridge for q in splits["train"] for bridge in q.bridges}
     trained = set(paths["train"])
     for split, asked in splits.items():
-        splits[split] = [replace(q, level=level_of(q.path, trained), seen=q.bridge in seen) for q in asked]
-    # A tested bridge is unseen (in no training and no validation question) or trained on; nothing in between.
-    splits["test"] = [q for q in splits["test"] if q.seen or q.bridge in unseen]
+        splits[split] = [
+            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in asked
+        ]
+    # Tested bridges are unseen (in no training and no validation question) or trained on; nothing in between.
+    splits["test"] = [q for q in splits["test"] if q.seen or unseen.issuperset(q.bridges)]
     return splits
 
 
@@ -74,33 +77,60 @@ def set_aside(facts: list[Fact], rng: random.Random) -> set[str]:
     Empty where enough rows lead to no weights fact anyway.
     """
     index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
-    used = {walk[0].key for found in two_source_walks(facts).values() for walk in found}
+    known = {normalise(fact.subject) for fact in facts if fact.skill is Skill.PARAMETRIC}
+    used = {fact.key for fact in index if normalise(fact.object) in known}
     keys = sorted({fact.key for fact in index})
     missing = round(FREE_ROWS * len(keys)) - len(set(keys) - used)
     return set(rng.sample(sorted(used), min(missing, len(used)))) if missing > 0 else set()
 
 
 def _split_of(walk: Walk, any_bridge: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
-    bridge, subject = walk[0].object, walk[0].subject
-    if bridge in unseen:
-        return "test"
-    if any_bridge or bridge in validation:
+    bridges = set(between(walk))
+    if not bridges.isdisjoint(unseen):
+        return "test" if bridges <= unseen else "none"
+    if any_bridge or not bridges.isdisjoint(validation):
         return "validation"
-    return "test" if subject in tested else "train"
+    return "test" if walk[0].subject in tested else "train"
 
 
-def two_source_walks(facts: list[Fact]) -> dict[str, list[Walk]]:
-    """Relation path -> walks: an index fact whose object is the subject of a weights fact."""
-    second: dict[str, list[Fact]] = defaultdict(list)
+def between(walk: Walk) -> list[str]:
+    """The bridges."""
+    return [fact.object for fact in walk[:-1]]
+
+
+def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]:
+    """Relation path -> walks: an index fact, then weights facts that are each about the object of the one before.
+
+    Of the paths that the recipe names; when it names none, of every two hops. A relation has one object for each
+    subject, so a path has at most as many walks as its first relation has facts.
+    """
+    first: dict[str, list[Fact]] = defaultdict(list)
+    about: dict[tuple[str, str], Fact] = {}
     for fact in facts:
-        if fact.skill is Skill.PARAMETRIC:
-            second[normalise(fact.subject)].append(fact)
-    walks: dict[str, list[Walk]] = defaultdict(list)
-    for first in facts:
-        if first.skill is Skill.CONTEXTUAL:
-            for last in second[normalise(first.object)]:
-                walks[f"{first.relation} > {last.relation}"].append((first, last))
-    return dict(walks)
+        if fact.skill is Skill.CONTEXTUAL:
+            first[fact.relation].append(fact)
+        else:
+            about[fact.relation, normalise(fact.subject)] = fact
+    named = [*recipe.questions.train, *recipe.questions.validation, *recipe.questions.test]
+    paths = [path_relations(path) for path in dict.fromkeys(named)]
+    walks: dict[str, list[Walk]] = {}
+    for path in paths or product(first, dict.fromkeys(relation for relation, _ in about)):
+        found: list[Walk] = [(fact,) for fact in first[path[0]]]
+        for relation in path[1:]:
+            found = [
+                (*walk, fact)
+                for walk in found
+                if (fact := about.get((relation, normalise(walk[-1].object)))) and not _returns(walk, fact)
+            ]
+        if found:
+            walks[" > ".join(path)] = found
+    return walks
+
+
+def _returns(walk: Walk, fact: Fact) -> bool:
+    """Whether the fact leads back: inverse and symmetric relations do, and the answer would be in the question."""
+    been = {normalise(name) for hop in walk for name in (hop.key, hop.subject, hop.object)}
+    return normalise(fact.object) in been
 
 
 def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list[str]]:
@@ -135,12 +165,12 @@ def level_of(path: str, trained: set[str]) -> Level:
 
 def _questions(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
-    names = references_of_split(references(walk[0].relation, recipe), split)
-    ways = list(product(of_split(questions(walk[1].relation, recipe), split), names))
+    names = [references_of_split(references(fact.relation, recipe), split) for fact in walk[:-1]]
+    ways = list(product(of_split(questions(walk[-1].relation, recipe), split), *names))
     chosen = rng.sample(ways, min(count, len(ways)))
     return [
-        ask(list(walk), wording, name, number, Skill.COMPLEMENTARY, recipe)
-        for number, ((_, wording), name) in enumerate(chosen)
+        ask(walk, wording, refer, number, Skill.COMPLEMENTARY, recipe)
+        for number, ((_, wording), *refer) in enumerate(chosen)
     ]
 
 
@@ -171,19 +201,20 @@ class Proof:
         return kept
 
     def reason_against(self, question: Question) -> str | None:
-        first, last = (self.by_id[fact_id] for fact_id in question.fact_ids)
+        first, last = self.by_id[question.fact_ids[0]], self.by_id[question.fact_ids[-1]]
         answer = question.answers[0]
-        if len(self.tokenizer(question.completion).input_ids) > MAX_ANSWER_TOKENS:
-            return f"its gold answer is longer than the {MAX_ANSWER_TOKENS} tokens that the reward allows"
-        if mentions(question.text, answer) or mentions(question.text, question.bridge):
+        if len(self.tokenizer(question.completion).input_ids) > MAX_HOP_TOKENS * question.hops:
+            return f"its gold answer is longer than the {MAX_HOP_TOKENS} tokens for each hop that the reward allows"
+        if any(mentions(question.text, name) for name in (answer, *question.bridges)):
             return "the question names the bridge or the answer"
         if any(mentions(f"{p.title}\n{p.text}", answer) for p in question.passages):
             return "the answer is in a retrieved passage"
-        about = self.texts[normalise(first.key)] + self.texts[normalise(question.bridge)]
+        about = [text for name in (first.key, *question.bridges) for text in self.texts[normalise(name)]]
         if any(mentions(text, answer) for text in about):
             return "the answer is in a passage about the subject or the bridge"
-        if self.values.get((normalise(first.key), last.relation)) == normalise(answer) and first.key != question.bridge:
-            return "it is the subject's own value"
+        own = [name for name in (first.key, *question.bridges[:-1]) if name != last.subject]
+        if any(self.values.get((normalise(name), last.relation)) == normalise(answer) for name in own):
+            return "it is the own value of the subject or of an earlier bridge"
         values = self.common[last.relation]
         if 2 * values[normalise(answer)] > values.total():
             return "most other bridges have the same answer"

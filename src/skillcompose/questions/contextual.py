@@ -55,7 +55,7 @@ def _titles(walk: Walk) -> list[str]:
 def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
     number, wording = rng.choice(of_split(questions(walk[-1].relation, recipe), split))
     reference = rng.choice(references_of_split(references(walk[0].relation, recipe), split))
-    return ask(walk, wording, reference, number, Skill.CONTEXTUAL, recipe)
+    return ask(walk, wording, [reference][: len(walk) - 1], number, Skill.CONTEXTUAL, recipe)
 
 
 class _TrainingRows:

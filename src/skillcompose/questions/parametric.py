@@ -20,7 +20,7 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
     for fact in known:
         for split in splits:
             for number, wording in of_split(questions(fact.relation, recipe), split):
-                splits[split].append(ask([fact], wording, "", number, Skill.PARAMETRIC, recipe))
+                splits[split].append(ask([fact], wording, (), number, Skill.PARAMETRIC, recipe))
     splits["train"] += _profiles(known, recipe, rng)
     _add_chains(splits, list(chains(known)), recipe, rng)
     return splits
@@ -62,4 +62,4 @@ def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: ra
         wordings = of_split(questions(walk[1].relation, recipe), split)
         names = references_of_split(references(walk[0].relation, recipe), split)
         for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):
-            splits[split].append(ask(walk, wording, rng.choice(names), number, Skill.PARAMETRIC, recipe))
+            splits[split].append(ask(walk, wording, [rng.choice(names)], number, Skill.PARAMETRIC, recipe))

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion, normalise
@@ -13,9 +13,14 @@ Splits = dict[str, list[Question]]
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 
 
-def ask(hops: list[Fact], wording: str, reference: str, number: int, skill: Skill, recipe: Recipe) -> Question:
-    """The question that walks these facts, with its gold reasoning. `reference` names the first hop's object."""
-    subject = hops[0].subject if len(hops) == 1 else reference.format(subject=hops[0].subject)
+def ask(
+    hops: Sequence[Fact], wording: str, references: Sequence[str], number: int, skill: Skill, recipe: Recipe
+) -> Question:
+    """The question that walks these facts, with its gold reasoning. `references` name each hop's object but the last's:
+    "the boss of {subject}", then "the spouse of {subject}"."""
+    subject = hops[0].subject
+    for reference in references:
+        subject = reference.format(subject=subject)
     text = wording.format(subject=subject)
     answer = hops[-1].object
     sentences = [statement(fact.relation, fact.subject, fact.object, recipe) for fact in hops]
@@ -30,7 +35,7 @@ def ask(hops: list[Fact], wording: str, reference: str, number: int, skill: Skil
         path,
         tuple(fact.id for fact in hops),
         subject=hops[0].subject,
-        bridge=hops[0].object if len(hops) > 1 else "",
+        bridges=tuple(fact.object for fact in hops[:-1]),
     )
 
 

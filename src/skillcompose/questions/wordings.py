@@ -12,7 +12,12 @@ GENERAL = (
     "{{subject}}: which {name}?",
     "Which {name} belongs to {{subject}}?",
 )
-GENERAL_REFERENCE = ("the {name} of {{subject}}", "what {{subject}} has as its {name}")
+GENERAL_REFERENCE = (
+    "the {name} of {{subject}}",
+    "{{subject}}'s {name}",
+    "the {name} that {{subject}} has",
+    "the {name} which belongs to {{subject}}",
+)
 
 
 def questions(relation: str, recipe: Recipe) -> list[str]:

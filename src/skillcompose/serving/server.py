@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -154,6 +154,10 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         *_, (answer, _) = [pair async for pair in answers]
         return answer
 
+    def ended(answer: Answer) -> str:
+        """OpenAI's word for why the answer is over."""
+        return "length" if len(policy.tokenizer(answer.completion).input_ids) >= policy.max_new_tokens else "stop"
+
     @app.post("/v1/chat/completions")
     async def chat(asked: Chat) -> Any:
         question = asked.question()
@@ -163,10 +167,11 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         answers = answered(question)
         if asked.stream:
             first, last = await anext(answers)  # a refusal is still a status then, not a broken stream
-            return StreamingResponse(_chunks(common, first, last, answers), media_type="text/event-stream")
+            return StreamingResponse(_chunks(common, first, last, answers, ended), media_type="text/event-stream")
         found = await complete(answers)
-        choice = {"index": 0, "message": {"role": "assistant", "content": found.completion}, "finish_reason": "stop"}
         tokens = [len(policy.tokenizer(text).input_ids) for text in (found.prompt, found.completion)]
+        message = {"role": "assistant", "content": found.completion}
+        choice = {"index": 0, "message": message, "finish_reason": ended(found)}
         usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
         return common | {"object": "chat.completion", "choices": [choice], "usage": usage, "skillcompose": cited(found)}
 
@@ -213,7 +218,11 @@ def _passage(passage: Any, score: float) -> dict[str, Any]:
 
 
 async def _chunks(
-    common: dict[str, Any], first: Answer, last: bool, answers: AsyncIterator[tuple[Answer, bool]]
+    common: dict[str, Any],
+    first: Answer,
+    last: bool,
+    answers: AsyncIterator[tuple[Answer, bool]],
+    ended: Callable[[Answer], str],
 ) -> AsyncIterator[str]:
     """Server-sent events: the role, the text as it grows, the citations, the end."""
 
@@ -239,7 +248,7 @@ async def _chunks(
             logger.exception("a stream failed")
         yield f"data: {json.dumps({'error': problem})}\n\n"
         return
-    yield event({}, "stop", skillcompose=cited(answer))
+    yield event({}, ended(answer), skillcompose=cited(answer))
     yield "data: [DONE]\n\n"
 
 
@@ -247,6 +256,9 @@ def _refused(request: Request, key: str) -> Response | None:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if key and request.url.path != "/healthz" and not hmac.compare_digest(given.encode(), key.encode()):
         return _problem(401, "send the key as `Authorization: Bearer ...`")
+    # A page in the user's browser reaches a local server under a name of its own that resolves to this machine.
+    if not key and not _is_local(request.url.hostname or ""):
+        return _problem(421, f"without a key only local addresses are served; set {KEY} to serve others")
     return None
 
 

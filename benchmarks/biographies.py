@@ -1,0 +1,246 @@
+"""The proof: `recipes/biographies-cpu.yaml` on three seeds, and what else could explain its numbers.
+
+    python benchmarks/biographies.py        the next unfinished arm; a broken one is resumed
+
+An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
+tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of
+their seed, are asked the same test questions, and those without RL train on as many tokens as `default` did after the
+point where they part from it. Tokens are counted alike everywhere: each sampled one, and prompt and completion of each
+row that is trained on.
+"""
+
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable
+from itertools import chain, cycle
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import claims
+
+import skillcompose
+from skillcompose.adapters import ATOMIC, train_adapter
+from skillcompose.builtin import resolve
+from skillcompose.composition.grpo import Replay, train_grpo
+from skillcompose.composition.mixture import Mixture
+from skillcompose.errors import TrainingError
+from skillcompose.evaluation.ladder import TestSet, judged
+from skillcompose.generation import answer_texts
+from skillcompose.metrics import exact_match
+from skillcompose.models import load_adapter, load_base, load_tokenizer, using
+from skillcompose.packing import Group, by_passages
+from skillcompose.pipeline import Work
+from skillcompose.progress import Progress
+from skillcompose.prompts import prompt
+from skillcompose.run import STAGE_NAMES, Run
+from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
+
+FOLDER = claims.ROOT / "benchmarks" / "biographies"
+KEPT = ("question", "skill", "path", "level", "hops", "bridge", "seen", "retrieved", "correct")
+
+
+class Arm:
+    """What the arms of one seed have in common: the run of `default`, its questions, the model."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "biographies-cpu.yaml", {"seed": seed})
+        folder = claims.ROOT / "runs" / f"biographies-{seed}"
+        self.run, self.recipe, self.seed = Run(folder), recipe, seed
+        self.work = Work(recipe, folder.with_name(f"{folder.name}-{name}"), self.run, Progress(), allow_unmastered=True)
+        self.work.folder.mkdir(parents=True, exist_ok=True)
+        self.base = resolve(recipe.model)
+        self.tokenizer = load_tokenizer(self.base)
+
+    def questions(self, skill: Skill, split: str = "train") -> list[Question]:
+        return read_jsonl(self.run.stage("questions") / f"{skill}.{split}.jsonl", Question)
+
+    @property
+    def mixture(self) -> Mixture:
+        splits = [q for split in ("train", "validation", "test") for q in self.questions(Skill.COMPLEMENTARY, split)]
+        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits)
+
+    @property
+    def consolidation(self) -> list[Group]:
+        return self.mixture.blocks(
+            self.recipe.composition.consolidation.rows, random.Random(f"consolidation {self.seed}")
+        )
+
+    def tokens(self, groups: Iterable[Group]) -> int:
+        """Prompt and completion of every row, shared or not."""
+        texts = [row.prompt + row.completion for group in groups for row in group]
+        return sum(map(len, self.tokenizer(texts, add_special_tokens=False).input_ids)) + len(texts)
+
+    def supervised(self, groups: list[Group], budget: int, settings: dict[str, Any], **where: Any) -> int:
+        """Train an adapter on the groups, again and again until the budget is spent; returns the tokens."""
+        chosen, spent = [], 0
+        for group in cycle(groups):
+            if spent >= budget:
+                break
+            chosen.append(group)
+            spent += self.tokens([group])
+        settings = {name: value for name, value in settings.items() if name != "num_train_epochs"}
+        scratch = self.work.folder / "work" / where["what"]
+        train_adapter(
+            self.base, self.tokenizer, chosen, scratch=scratch, settings=settings, seed=self.seed,
+            progress=self.work.progress, **where,
+        )  # fmt: skip
+        return spent
+
+    def reinforced(self, start: Path) -> int:
+        """GRPO from an adapter, as the recipe has it; returns the tokens."""
+        link = self.work.folder / "start"
+        if start != link:
+            link.unlink(missing_ok=True)
+            link.symlink_to(start)
+        if not (self.work.folder / "training.json").is_file():
+            train_grpo(self.work, self.base, self.tokenizer, self.mixture)
+        return self.grpo_tokens(self.work.folder)
+
+    def grpo_tokens(self, folder: Path) -> int:
+        settings, history = self.recipe.composition, read_json(folder / "training.json")["history"]
+        rows = settings.grpo["per_device_train_batch_size"] * settings.grpo["gradient_accumulation_steps"]
+        sampled = sum(entry["completions/mean_length"] * rows for entry in history)
+        replay = Replay(self.mixture, settings.replay.rows, settings.replay.weight, self.seed)
+        replayed = self.tokens(chain.from_iterable(replay.at(step) for step in range(len(history))))
+        return round(history[-1]["num_tokens"] + sampled) + replayed
+
+    def atomic_tokens(self) -> int:
+        """Both adapters and the consolidation."""
+        total = self.tokens(self.consolidation)
+        for skill in ATOMIC:
+            epochs = getattr(self.recipe.adapters, skill).sft["num_train_epochs"]
+            total += epochs * self.tokens(by_passages(self.questions(skill)))
+        return total
+
+    def asked(self, adapter: Path) -> list[list[Any]]:
+        """The test questions that the adapter is asked, and whether it was right."""
+        questions = TestSet(self.work).everything
+        model = load_adapter(load_base(self.base), adapter)
+        with using(model, "default"):
+            prompts = [prompt(q.text, q.passages) for q in questions]
+            texts = answer_texts(
+                model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, "test questions"
+            )
+        found = [judged("", q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
+        return [[getattr(prediction, name) for name in KEPT] for prediction in found]
+
+
+def default(arm: Arm) -> tuple[int, Path]:
+    skillcompose.train(arm.recipe, arm.run.folder, allow_unmastered=True)
+    composition = arm.run.stage("composition")
+    return arm.atomic_tokens() + arm.grpo_tokens(composition), composition / "composed"
+
+
+def start(arm: Arm) -> tuple[int, Path]:
+    """The consolidated start itself."""
+    return arm.atomic_tokens(), arm.run.stage("composition") / "start"
+
+
+def start_sft_comp(arm: Arm) -> tuple[int, Path]:
+    """The main control: from the same start, gold traces of the same complementary questions, the same replay."""
+    budget = arm.grpo_tokens(arm.run.stage("composition"))
+    rows = arm.recipe.composition.grpo["per_device_train_batch_size"]
+    rng = random.Random(f"start_sft_comp {arm.seed}")
+    gold = by_passages(arm.questions(Skill.COMPLEMENTARY))
+    replay = arm.mixture.blocks(round(arm.recipe.composition.replay.rows * len(gold) / rows), rng)
+    groups = rng.sample(gold + replay, len(gold) + len(replay))
+    settings = arm.recipe.composition.consolidation.sft | {"per_device_train_batch_size": 8}
+    folder = arm.work.folder / "composed"
+    begin = arm.run.stage("composition") / "start"
+    spent = arm.supervised(groups, budget, settings, folder=folder, what="gold traces", start=begin)
+    return arm.atomic_tokens() + spent, folder
+
+
+def joint(arm: Arm) -> tuple[int, Path]:
+    """The published recipe: one LoRA on both atomic sets, no merge, then the same GRPO."""
+    rng = random.Random(f"joint {arm.seed}")
+    groups = [group for skill in ATOMIC for group in by_passages(arm.questions(skill))]
+    adapter = arm.recipe.adapters.parametric
+    folder = arm.work.folder / "start"
+    spent = arm.supervised(
+        rng.sample(groups, len(groups)), arm.atomic_tokens(), adapter.sft, folder=folder, what="both", lora=adapter.lora
+    )
+    return spent + arm.reinforced(folder), arm.work.folder / "composed"
+
+
+def single(skill: Skill) -> Callable[[Arm], tuple[int, Path]]:
+    """One adapter alone, then the same GRPO."""
+
+    def train(arm: Arm) -> tuple[int, Path]:
+        return arm.atomic_tokens() + arm.reinforced(arm.run.stage("adapters") / skill), arm.work.folder / "composed"
+
+    return train
+
+
+def consolidation_only(arm: Arm) -> tuple[int, Path]:
+    """Is the merge decoration? A fresh LoRA on the consolidation's rows, then the same GRPO."""
+    settings, folder = arm.recipe.composition.consolidation.sft, arm.work.folder / "start"
+    groups, lora = arm.consolidation, arm.recipe.adapters.contextual.lora
+    spent = arm.supervised(groups, arm.tokens(groups), settings, folder=folder, what="consolidation", lora=lora)
+    return spent + arm.reinforced(folder), arm.work.folder / "composed"
+
+
+def exact_sum(arm: Arm) -> tuple[int, Path]:
+    """No consolidation: GRPO from the sum of the adapters."""
+    merged = arm.run.stage("composition") / "merged"
+    return arm.atomic_tokens() + arm.reinforced(merged), arm.work.folder / "composed"
+
+
+ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
+    "default": default,
+    "start": start,
+    "start_sft_comp": start_sft_comp,
+    "joint": joint,
+    "parametric_only": single(Skill.PARAMETRIC),
+    "contextual_only": single(Skill.CONTEXTUAL),
+    "consolidation_only": consolidation_only,
+    "exact_sum": exact_sum,
+}
+ORDER = [
+    *(("default", 0), ("start", 0), ("start_sft_comp", 0), ("joint", 0)),
+    *((name, seed) for seed in (1, 2) for name in ("default", "start", "start_sft_comp")),
+    *((name, 0) for name in ("consolidation_only", "exact_sum", "parametric_only", "contextual_only")),
+]
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    FOLDER.mkdir(exist_ok=True)
+    left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]
+    if left:
+        measure(*left[0])
+
+
+def measure(name: str, seed: int) -> None:
+    begin, arm = time.monotonic(), Arm(name, seed)
+    failure = None
+    try:
+        tokens, adapter = ARMS[name](arm)
+    except TrainingError as error:  # no reward to learn from: the arm ends where it started
+        tokens, adapter, failure = arm.atomic_tokens(), arm.work.folder / "start", str(error)
+    record = {
+        "arm": name,
+        "seed": seed,
+        "tokens": tokens,
+        "failure": failure,
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "commit": claims.commit(),
+        "machine": claims.machine(),
+        "columns": KEPT,
+        "predictions": arm.asked(adapter),
+    }
+    if name == "default":
+        record["seconds"] = {stage: arm.run.record(stage)["seconds"] for stage in STAGE_NAMES}  # type: ignore[index]
+        record["metrics"] = read_json(arm.run.stage("evaluation") / "metrics.json")
+        record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
+        record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
+    elif (arm.work.folder / "training.json").is_file():
+        record["grpo"] = read_json(arm.work.folder / "training.json")
+    write_json(FOLDER / f"{name}-{seed}.json", record)
+
+
+if __name__ == "__main__":
+    main()

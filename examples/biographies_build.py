@@ -110,7 +110,8 @@ def register(listed: list[str], people: list[str], met: dict[str, set[str]], rng
     for relation, values in INDEX_VALUES.items():
         for row, value in zip(rows.values(), evenly(values, len(listed), rng), strict=True):
             row[relation] = value
-    badges = [f"{letters}-{number}" for letters in WORDS["badges"] for number in range(100, 1000)]
+    pairs = [f"{one} {other}" for one in THINGS for other in [*THINGS, *WORDS["animals"]] if one != other]
+    badges = pairs if len(listed) < len(pairs) else [*pairs, *(f"second {pair}" for pair in pairs)]
     for row, badge in zip(rows.values(), rng.sample(badges, len(listed)), strict=True):
         row[BADGE] = badge
     return list(rows.values())

@@ -26,6 +26,7 @@ TINY = {
     "adapters.contextual.sft.max_steps": 2,
     "adapters.mastery.questions": 2,
     "composition.consolidation.rows": 24,
+    "composition.consolidation.sft.warmup_steps": 0,
     "composition.mastery.questions": 2,
     "composition.grpo.max_steps": 1,
     "composition.grpo.warmup_steps": 0,
@@ -43,7 +44,7 @@ def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model
     overrides = TINY | {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
     if name.startswith("biographies"):
         biographies_build.build(tmp_path / "world", known=40, reused=40, new=40, seed=0)
-        overrides |= {"knowledge_base": str(tmp_path / "world"), "composition.grpo.per_device_train_batch_size": 8}
+        overrides |= {"knowledge_base": str(tmp_path / "world"), "max_answer_tokens": 200}
     if name == "debian":  # its table at full size gives the tiny model's long prompts too much to read
         overrides["facts.tables"] = {"owners.csv": {"key": "package", "limit": 60}, "packages.csv": {"key": "package"}}
     recipe = skillcompose.Recipe.from_yaml(path, overrides)
@@ -78,6 +79,7 @@ def test_no_relation_of_the_world_leads_where_another_one_does() -> None:
 
 def test_long_paths_have_unseen_bridges_only_or_seen_ones(tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
     overrides = {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
+    overrides |= {"max_answer_tokens": 300}  # of the tiny model's tokenizer
     recipe = skillcompose.Recipe.from_yaml(ROOT / "recipes" / "biographies-cpu.yaml", overrides)
     folder = skillcompose.train(recipe, tmp_path / "run", until="questions").stage("questions")
     asked = {s: read_jsonl(folder / f"complementary.{s}.jsonl", Question) for s in ("train", "validation", "test")}

@@ -54,14 +54,14 @@ class Work:
         return self.run.stage(stage)
 
 
-MODEL = ("model", "max_new_tokens", "seed")
+MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
 # All but the gate: another threshold trains nothing again.
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
     Stage("passages", 2, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 1, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 3, ("facts", "index"), ("questions", "facts", "index", "model", "seed")),
+    Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         2,

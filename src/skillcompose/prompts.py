@@ -12,8 +12,6 @@ from skillcompose.types import Passage
 FINAL = "So: "
 NOT_IN_PASSAGES = "not in the passages"
 ABSTENTION = f"The passages do not say.\n{FINAL}{NOT_IN_PASSAGES}"
-MAX_HOP_TOKENS = 20
-"""Of an answer for each hop that its question has; a longer one earns no reward."""
 
 
 def passage_block(passages: Sequence[Passage]) -> str:

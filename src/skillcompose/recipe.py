@@ -155,7 +155,9 @@ class Recipe(Section):
     model: str
     knowledge_base: str
     max_new_tokens: int = Field(48, ge=8)
-    """Longest answer in tokens, wherever the model answers; 20 for each hop of the longest path hold any right one."""
+    """Longest answer in tokens, wherever the model answers."""
+    max_answer_tokens: int = Field(40, ge=1)
+    """A longer one earns no reward; a question whose gold answer is longer is dropped. 20 for each hop are enough."""
     passages: Passages = Passages()
     facts: Facts
     index: Index = Index()

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,11 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     validate = Validate(work, tokenizer, validation, average)
     trainer = SharedPrefixGRPOTrainer(
         model,
-        exact_match_reward,
+        # TRL asks a reward for its name.
+        update_wrapper(partial(exact_match_reward, max_answer_tokens=recipe.max_answer_tokens), exact_match_reward),
         arguments,
         train_dataset=Dataset.from_list(
-            [
-                {"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id, "hops": q.hops}
-                for q in questions
-            ]
+            [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
         ),
         processing_class=tokenizer,
         callbacks=[average, Watch(work.progress, "GRPO"), validate],

@@ -5,22 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from skillcompose.metrics import exact_match
-from skillcompose.prompts import MAX_HOP_TOKENS, final_answer
+from skillcompose.prompts import final_answer
 
 
 def exact_match_reward(
     completions: Sequence[str],
     *,
     answers: Sequence[Sequence[str]],
-    hops: Sequence[int] | None = None,
+    max_answer_tokens: int = 40,
     completion_ids: Sequence[Sequence[int]] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float]:
     """1.0 for the right final answer, else 0.0; TRL's signature.
 
-    A completion without a final line, with more than one, or with more than 20 tokens for each of its
-    question's hops (two when not given) earns nothing. The share of
+    A completion without a final line, with more than one, or with more tokens than allowed earns nothing. The share of
     the most frequent answer is logged: it rises when the policy collapses.
 
     >>> exact_match_reward(["It is abook.\\nSo: Rhonda D'Vine", "So: a\\nSo: b"], answers=[["Rhonda D'Vine"], ["b"]])
@@ -29,8 +28,8 @@ def exact_match_reward(
     # One more than the limit: the end token counts among the ids.
     lengths = [len(ids) - 1 for ids in completion_ids] if completion_ids is not None else [0] * len(completions)
     rewards = [
-        float(length <= MAX_HOP_TOKENS * count and exact_match(text, gold))
-        for text, gold, length, count in zip(completions, answers, lengths, hops or [2] * len(lengths), strict=True)
+        float(length <= max_answer_tokens and exact_match(text, gold))
+        for text, gold, length in zip(completions, answers, lengths, strict=True)
     ]
     if log_metric is not None:
         said = Counter(final_answer(text) or "(unreadable)" for text in completions)

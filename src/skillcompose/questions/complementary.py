@@ -11,11 +11,9 @@ from dataclasses import replace
 from itertools import product
 from math import ceil
 
-from skillcompose.builtin import resolve
 from skillcompose.index import Retriever
-from skillcompose.models import load_tokenizer
-from skillcompose.prompts import MAX_HOP_TOKENS, mentions, normalise
-from skillcompose.questions.contextual import with_passages
+from skillcompose.prompts import normalise
+from skillcompose.questions.proof import Proof
 from skillcompose.questions.walks import Splits, ask
 from skillcompose.questions.wordings import of_split, questions, references, references_of_split
 from skillcompose.recipe import Recipe, path_relations
@@ -23,6 +21,7 @@ from skillcompose.types import Fact, Level, Question, Skill
 
 VALIDATION_BRIDGES = 0.15
 SEEN_TEST_SHARE = 0.2
+HELD_SUBJECTS = 0.5
 TRAIN_WORDINGS = 3
 """Questions about each walk of the largest training path; smaller paths ask in more ways, or RL would forget them."""
 FREE_ROWS = 0.3
@@ -45,18 +44,18 @@ def complementary_questions(
     subjects = sorted({w[0].subject for p in walks.values() for w in p if free_of.issuperset(between(w))})
     tested = set(rng.sample(subjects, round(len(subjects) * SEEN_TEST_SHARE)))
     proof = Proof(facts, recipe, retriever)
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    taken: set[str] = set()
-    for split in ("test", "validation", "train"):
-        chosen: dict[str, list[Walk]] = {}
+    chosen: dict[str, dict[str, list[Walk]]] = {split: {} for split in ("test", "validation", "train")}
+    for split, found in chosen.items():
         for name in paths[split]:
             # A validation path that is no training path may ask about every bridge that is not unseen.
             free = split == "validation" and name not in paths["train"]
-            found = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
-            chosen[name] = [w for w in found if split != "train" or w[0].subject not in taken]
-            taken |= {w[0].subject for w in chosen[name]}
-        most = max(map(len, chosen.values()), default=0)
-        for path_walks in chosen.values():
+            found[name] = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
+    held = held_subjects(chosen, rng)
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for split, found in chosen.items():
+        kept_walks = [[w for w in some if (w[0].subject in held) == (split != "train")] for some in found.values()]
+        most = max(map(len, kept_walks), default=0)
+        for path_walks in kept_walks:
             count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
             asked = [q for walk in path_walks for q in _questions(walk, split, count, recipe, rng)]
             splits[split] += proof.keep(asked, dropped)
@@ -82,6 +81,16 @@ def set_aside(facts: list[Fact], rng: random.Random) -> set[str]:
     keys = sorted({fact.key for fact in index})
     missing = round(FREE_ROWS * len(keys)) - len(set(keys) - used)
     return set(rng.sample(sorted(used), min(missing, len(used)))) if missing > 0 else set()
+
+
+def held_subjects(chosen: dict[str, dict[str, list[Walk]]], rng: random.Random) -> set[str]:
+    """The X of validation and test. Where that leaves training too few, because the same X has many relations, only a
+    share of those that training wants too."""
+    wanted = {split: {w[0].subject for walks in found.values() for w in walks} for split, found in chosen.items()}
+    elsewhere = wanted["test"] | wanted["validation"]
+    rivals = sorted(elsewhere & wanted["train"])
+    most = round(HELD_SUBJECTS * len(wanted["train"]))
+    return elsewhere - wanted["train"] | set(rivals if len(rivals) <= most else rng.sample(rivals, most))
 
 
 def _split_of(walk: Walk, any_bridge: bool, unseen: set[str], validation: set[str], tested: set[str]) -> str:
@@ -172,50 +181,3 @@ def _questions(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.R
         ask(walk, wording, refer, number, Skill.COMPLEMENTARY, recipe)
         for number, ((_, wording), *refer) in enumerate(chosen)
     ]
-
-
-class Proof:
-    """Why a complementary question needs both sources; a question without proof is dropped with the reason."""
-
-    def __init__(self, facts: list[Fact], recipe: Recipe, retriever: Retriever) -> None:
-        self.facts, self.recipe, self.retriever = facts, recipe, retriever
-        self.tokenizer = load_tokenizer(resolve(recipe.model, recipe.source.parent))
-        self.texts: dict[str, list[str]] = defaultdict(list)
-        for passage in retriever.passages:
-            self.texts[normalise(passage.title)].append(f"{passage.title}\n{passage.text}")
-        self.by_id = {fact.id: fact for fact in facts}
-        self.values: dict[tuple[str, str], str] = {}
-        self.common: dict[str, Counter[str]] = defaultdict(Counter)
-        for fact in facts:
-            self.values[normalise(fact.subject), fact.relation] = normalise(fact.object)
-            self.common[fact.relation][normalise(fact.object)] += 1
-
-    def keep(self, asked: list[Question], dropped: Counter[str]) -> list[Question]:
-        kept = []
-        for question in with_passages(asked, self.facts, self.recipe, self.retriever):
-            reason = self.reason_against(question)
-            if reason:
-                dropped[f"{question.path}: {reason}"] += 1
-            else:
-                kept.append(question)
-        return kept
-
-    def reason_against(self, question: Question) -> str | None:
-        first, last = self.by_id[question.fact_ids[0]], self.by_id[question.fact_ids[-1]]
-        answer = question.answers[0]
-        if len(self.tokenizer(question.completion).input_ids) > MAX_HOP_TOKENS * question.hops:
-            return f"its gold answer is longer than the {MAX_HOP_TOKENS} tokens for each hop that the reward allows"
-        if any(mentions(question.text, name) for name in (answer, *question.bridges)):
-            return "the question names the bridge or the answer"
-        if any(mentions(f"{p.title}\n{p.text}", answer) for p in question.passages):
-            return "the answer is in a retrieved passage"
-        about = [text for name in (first.key, *question.bridges) for text in self.texts[normalise(name)]]
-        if any(mentions(text, answer) for text in about):
-            return "the answer is in a passage about the subject or the bridge"
-        own = [name for name in (first.key, *question.bridges[:-1]) if name != last.subject]
-        if any(self.values.get((normalise(name), last.relation)) == normalise(answer) for name in own):
-            return "it is the own value of the subject or of an earlier bridge"
-        values = self.common[last.relation]
-        if 2 * values[normalise(answer)] > values.total():
-            return "most other bridges have the same answer"
-        return None

@@ -13,6 +13,7 @@ import logging
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain, cycle
 from pathlib import Path
@@ -27,26 +28,32 @@ from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
 from skillcompose.errors import TrainingError
-from skillcompose.evaluation.ladder import TestSet, judged
+from skillcompose.evaluation.ladder import Prediction, TestSet, judged
 from skillcompose.generation import answer_texts
+from skillcompose.index import Retriever
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
+from skillcompose.questions.complementary import TRAIN_WORDINGS, two_source_walks, worded
+from skillcompose.questions.proof import Proof
 from skillcompose.run import STAGE_NAMES, Run
-from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
+from skillcompose.types import Fact, Level, Question, Skill, read_json, read_jsonl, write_json
 
+RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
 FOLDER = claims.ROOT / "benchmarks" / "biographies"
-KEPT = ("question", "skill", "path", "level", "hops", "bridge", "seen", "retrieved", "correct")
+COMMAND = "python benchmarks/biographies.py"
+CARRIER = "lawyer"  # of the register, in no path of the recipe
+KEPT = ("rung", "question", "skill", "path", "level", "hops", "bridge", "seen", "retrieved", "correct")
 
 
 class Arm:
     """What the arms of one seed have in common: the run of `default`, its questions, the model."""
 
     def __init__(self, name: str, seed: int) -> None:
-        recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "biographies-cpu.yaml", {"seed": seed})
+        recipe = skillcompose.Recipe.from_yaml(RECIPE, {"seed": seed})
         folder = claims.ROOT / "runs" / f"biographies-{seed}"
         self.run, self.recipe, self.seed = Run(folder), recipe, seed
         self.work = Work(recipe, folder.with_name(f"{folder.name}-{name}"), self.run, Progress(), allow_unmastered=True)
@@ -115,8 +122,8 @@ class Arm:
             total += epochs * self.tokens(by_passages(self.questions(skill)))
         return total
 
-    def asked(self, adapter: Path) -> list[list[Any]]:
-        """The test questions that the adapter is asked, and whether it was right."""
+    def asked(self, name: str, adapter: Path) -> list[list[Any]]:
+        """What the adapter got right of the test questions that `default` is asked."""
         questions = TestSet(self.work).everything
         model = load_adapter(load_base(self.base), adapter)
         with using(model, "default"):
@@ -124,19 +131,14 @@ class Arm:
             texts = answer_texts(
                 model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, "test questions"
             )
-        found = [judged("", q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
-        return [[getattr(prediction, name) for name in KEPT] for prediction in found]
+        found = [judged(name, q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
+        return [[getattr(prediction, column) for column in KEPT] for prediction in found]
 
 
 def default(arm: Arm) -> tuple[int, Path]:
     skillcompose.train(arm.recipe, arm.run.folder, allow_unmastered=True)
     composition = arm.run.stage("composition")
     return arm.atomic_tokens() + arm.grpo_tokens(composition), composition / "composed"
-
-
-def start(arm: Arm) -> tuple[int, Path]:
-    """The consolidated start itself."""
-    return arm.atomic_tokens(), arm.run.stage("composition") / "start"
 
 
 def start_sft_comp(arm: Arm) -> tuple[int, Path]:
@@ -189,10 +191,49 @@ def exact_sum(arm: Arm) -> tuple[int, Path]:
     return arm.atomic_tokens() + arm.reinforced(merged), arm.work.folder / "composed"
 
 
+def sft_comp(arm: Arm) -> tuple[int, Path]:
+    """Supervised from the bare base on complementary rows in which every weights fact of a test occurs."""
+    return from_base(arm, [*arm.questions(Skill.COMPLEMENTARY), *carried(arm)])
+
+
+def sft_mixed(arm: Arm) -> tuple[int, Path]:
+    """The same beside the rows of both atomic skills."""
+    atomic = [question for skill in ATOMIC for question in arm.questions(skill)]
+    return from_base(arm, [*atomic, *arm.questions(Skill.COMPLEMENTARY), *carried(arm)])
+
+
+def from_base(arm: Arm, questions: list[Question]) -> tuple[int, Path]:
+    """One LoRA on these rows, with as many tokens as `default` needed in all."""
+    groups = by_passages(questions)
+    groups = random.Random(f"from base {arm.seed}").sample(groups, len(groups))
+    budget = arm.atomic_tokens() + arm.grpo_tokens(arm.run.stage("composition"))
+    adapter, folder = arm.recipe.adapters.parametric, arm.work.folder / "composed"
+    return arm.supervised(groups, budget, adapter.sft, folder=folder, what="rows", lora=adapter.lora), folder
+
+
+def carried(arm: Arm) -> list[Question]:
+    """Complementary rows about every weights fact: an index relation of their own leads to each known person."""
+    weights = [name for name, relation in arm.recipe.facts.relations.items() if relation.place == "weights"]
+    carriers = [f"{CARRIER} > {name}" for name in weights]
+    overrides = {
+        "seed": arm.seed,
+        f"facts.relations.{CARRIER}": {"table": "register.csv", "column": CARRIER, "place": "index"},
+        "questions": {"train": carriers},
+    }
+    recipe = skillcompose.Recipe.from_yaml(RECIPE, overrides)
+    run = skillcompose.train(recipe, claims.ROOT / "runs" / f"biographies-{arm.seed}-carried", until="index")
+    facts = read_jsonl(run.stage("facts") / "facts.jsonl", Fact)
+    proof = Proof(facts, recipe, Retriever.load(run.stage("index"), recipe.source.parent))
+    rng = random.Random(f"carried {arm.seed}")
+    walks = [walk for found in two_source_walks(facts, recipe).values() for walk in found]
+    return proof.keep([q for walk in walks for q in worded(walk, "train", TRAIN_WORDINGS, recipe, rng)], Counter())
+
+
 ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "default": default,
-    "start": start,
     "start_sft_comp": start_sft_comp,
+    "sft_comp": sft_comp,
+    "sft_mixed": sft_mixed,
     "joint": joint,
     "parametric_only": single(Skill.PARAMETRIC),
     "contextual_only": single(Skill.CONTEXTUAL),
@@ -200,9 +241,10 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "exact_sum": exact_sum,
 }
 ORDER = [
-    *(("default", 0), ("start", 0), ("start_sft_comp", 0), ("joint", 0)),
-    *((name, seed) for seed in (1, 2) for name in ("default", "start", "start_sft_comp")),
-    *((name, 0) for name in ("consolidation_only", "exact_sum", "parametric_only", "contextual_only")),
+    *((name, 0) for name in ("default", "start_sft_comp", "joint")),
+    *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
+    *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "exact_sum")),
+    *((name, 0) for name in ("parametric_only", "contextual_only")),
 ]
 
 
@@ -212,6 +254,7 @@ def main() -> None:
     left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]
     if left:
         measure(*left[0])
+    write_claims([read_json(path) for path in sorted(FOLDER.glob("*-*.json"))])
 
 
 def measure(name: str, seed: int) -> None:
@@ -230,16 +273,45 @@ def measure(name: str, seed: int) -> None:
         "commit": claims.commit(),
         "machine": claims.machine(),
         "columns": KEPT,
-        "predictions": arm.asked(adapter),
     }
     if name == "default":
+        # The evaluation has asked already, every rung of the ladder.
+        found = read_jsonl(arm.run.stage("evaluation") / "predictions.jsonl", Prediction)
+        record["predictions"] = [[getattr(prediction, column) for column in KEPT] for prediction in found]
         record["seconds"] = {stage: arm.run.record(stage)["seconds"] for stage in STAGE_NAMES}  # type: ignore[index]
         record["metrics"] = read_json(arm.run.stage("evaluation") / "metrics.json")
         record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
         record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
-    elif (arm.work.folder / "training.json").is_file():
-        record["grpo"] = read_json(arm.work.folder / "training.json")
+    else:
+        record["predictions"] = arm.asked(name, adapter)
+        if (arm.work.folder / "training.json").is_file():
+            record["grpo"] = read_json(arm.work.folder / "training.json")
     write_json(FOLDER / f"{name}-{seed}.json", record)
+
+
+def write_claims(records: list[dict[str, Any]]) -> None:
+    rows = [
+        dict(zip(record["columns"], row, strict=True)) | {"seed": record["seed"]}
+        for record in records
+        for row in record["predictions"]
+    ]
+    unseen = [row for row in rows if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
+
+    def claim(name: str, value: float, unit: str, seeds: list[int], interval: list[float] | None = None) -> None:
+        claims.write(f"biographies.{name}", round(value, 1), unit, COMMAND, seeds, interval)
+
+    for rung in ("composed", "start", *(arm for arm in ARMS if arm != "default")):
+        seeds = sorted({row["seed"] for row in unseen if row["rung"] == rung})
+        for level in Level if seeds else ():
+            value, interval = claims.score([row for row in unseen if row["level"] == level], [rung])
+            name = level if rung == "composed" else f"{rung}.{level}"
+            claim(name, value, "% exact match", seeds, interval)
+    done = [record for record in records if record["arm"] == "default"]
+    seeds = sorted(record["seed"] for record in done)
+    for skill in ATOMIC:
+        value, interval = claims.score([row for row in rows if row["skill"] == skill], [skill, "composed"])
+        claim(f"loss_{skill}", value, "points", seeds, interval)
+    claim("minutes", sum(sum(r["seconds"].values()) for r in done) / len(done) / 60, "min a seed", seeds)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,27 @@ def write(
     }
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
     rewrite_readme()
+
+
+def score(rows: list[dict[str, Any]], rungs: list[str]) -> tuple[float, list[float]]:
+    """Share of the first rung, or the paired difference of two, in percent, with a 95 % bootstrap over bridges.
+
+    Macro-averaged over levels (atomic questions have none); a question counts only if every rung answered it.
+    """
+    from skillcompose.metrics import bootstrap, macro_mean
+
+    answers: dict[tuple[int, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        answers[row["seed"], row["question"]][row["rung"]] = row
+    scores, clusters, levels = [], [], []
+    for (seed, question), found in answers.items():
+        if all(rung in found for rung in rungs):
+            first, *other = (found[rung] for rung in rungs)
+            scores.append(float(first["correct"]) - sum(float(row["correct"]) for row in other))
+            clusters.append(f"{seed} {first['bridge'] or question}")
+            levels.append(first["level"] or "")
+    low, high = bootstrap(scores, clusters, levels)
+    return 100 * macro_mean(list(zip(levels, scores, strict=True))), [round(100 * low, 1), round(100 * high, 1)]
 
 
 def commit() -> str:

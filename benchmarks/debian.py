@@ -7,7 +7,6 @@ are there, the pooled claims are written to `results.json`; a claim names the se
 """
 
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import claims
 
 import skillcompose
-from skillcompose.metrics import bootstrap, macro_mean
 from skillcompose.run import STAGE_NAMES
 from skillcompose.types import read_json, write_json
 
@@ -73,35 +71,16 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     def claim(name: str, value: float, interval: list[float] | None = None, unit: str = "points") -> None:
         claims.write(f"debian.{name}", round(value, 1), unit, COMMAND, numbers, interval)
 
-    composed, interval = score(unseen, ["composed"])
+    composed, interval = claims.score(unseen, ["composed"])
     claim("composed", composed, interval, "% exact match")
     for name, other in (("gain_over_base_passages", "base_passages"), ("gain_over_start", "start")):
-        claim(name, *score(unseen, ["composed", other]))
-    full, interval = score(unseen, ["full_rag_contextual"])
+        claim(name, *claims.score(unseen, ["composed", other]))
+    full, interval = claims.score(unseen, ["full_rag_contextual"])
     claim("full_rag", full, interval, "% exact match")
     for skill in ("parametric", "contextual"):
         atomic = [r for r in rows if r["skill"] == skill]
-        claim(f"loss_{skill}", *score(atomic, [skill, "composed"]))
+        claim(f"loss_{skill}", *claims.score(atomic, [skill, "composed"]))
     claim("minutes", sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60, unit="min a seed")
-
-
-def score(rows: list[dict[str, Any]], rungs: list[str]) -> tuple[float, list[float]]:
-    """Share of the first rung, or the paired difference of two, in percent, with a 95 % bootstrap over bridges.
-
-    Macro-averaged over levels (atomic questions have none); a question counts only if every rung answered it.
-    """
-    answers: dict[tuple[int, str], dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        answers[row["seed"], row["question"]][row["rung"]] = row
-    scores, clusters, levels = [], [], []
-    for (seed, question), found in answers.items():
-        if all(rung in found for rung in rungs):
-            first, *other = (found[rung] for rung in rungs)
-            scores.append(float(first["correct"]) - sum(float(row["correct"]) for row in other))
-            clusters.append(f"{seed} {first['bridge'] or question}")
-            levels.append(first["level"] or "")
-    low, high = bootstrap(scores, clusters, levels)
-    return 100 * macro_mean(list(zip(levels, scores, strict=True))), [round(100 * low, 1), round(100 * high, 1)]
 
 
 if __name__ == "__main__":

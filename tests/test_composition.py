@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
-from skillcompose.composition.grpo import Average
+from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
@@ -262,6 +262,17 @@ def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path)
         with found.inside(model):
             assert model.weight.item() == 2.0
         assert model.weight.item() == 5.0
+
+
+@pytest.mark.parametrize("name", ["unreadable", "most_frequent_answer"])
+def test_a_collapse_stops_training_but_a_bad_step_does_not(name: str) -> None:
+    state, control, guard = TrainerState(), TrainerControl(), Collapse()
+    for share in [0.9, 0.9, 0.1, *[0.9] * 4]:
+        assert not control.should_training_stop and guard.reason is None
+        state.log_history.append({"reward": 0.0, name: share})
+        guard.on_step_end(None, state, control)
+    assert control.should_training_stop
+    assert guard.reason == f"{name.replace('_', ' ')}: above 60% of completions for 4 steps"
 
 
 def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:

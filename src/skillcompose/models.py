@@ -101,9 +101,9 @@ def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", tra
 def using(model: PeftModel, name: str | None) -> Iterator[None]:
     """Answer with one adapter, or with the bare base when None.
 
-    An fp32 base has the adapter merged meanwhile, which saves two small products per linear layer and token. In bf16
-    a small adapter would be rounded away: there its weights are cast once, not at every token. The old weights are
-    put back, not recomputed.
+    The adapter is merged meanwhile, which saves two small products per linear layer and token. In bf16 each weight is
+    rounded, by chance up or down, so what an adapter adds is kept over many weights; answers were as often right. The
+    old weights are put back, not recomputed.
     """
     if name is None:
         with model.disable_adapter():
@@ -111,24 +111,16 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
         return
     model.set_adapter(name)
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
-    changed: dict[torch.nn.Parameter, torch.Tensor] = {}
-    for layer in layers:
-        weight = layer.get_base_layer().weight
-        if weight.dtype == torch.float32:
-            changed[weight] = weight.data + layer.get_delta_weight(name).data
-            layer.merged_adapters.append(name)
-        else:
-            factors = (layer.lora_A[name].weight, layer.lora_B[name].weight)
-            changed |= {factor: factor.data.to(weight.dtype) for factor in factors}
-    saved = {weight: weight.data for weight in changed}
+    weights = [layer.get_base_layer().weight for layer in layers]
+    old = [weight.data for weight in weights]
     try:
-        for weight, value in changed.items():
-            weight.data = value
+        for layer, weight in zip(layers, weights, strict=True):
+            weight.data = (weight.data.float() + layer.get_delta_weight(name).data.float()).to(weight.dtype)
+            layer.merged_adapters.append(name)
         yield
     finally:
-        for weight, value in saved.items():
+        for layer, weight, value in zip(layers, weights, old, strict=True):
             weight.data = value
-        for layer in layers:
             layer.merged_adapters.clear()
 
 

@@ -65,9 +65,9 @@ class Policy:
         recipe = load_recipe(run)
         adapter = run.require("composition") / "composed"
         base = resolve(recipe.model, recipe.source.parent)
-        # Merged weights answer a single question faster than bf16 does, which would round most of what RL learnt away.
+        # One question is answered by reading all weights for each token: fp32 products of one row are the faster ones.
         model = load_adapter(load_base(base, torch.float32 if device().type == "cpu" else None), adapter)
-        model = model.merge_and_unload() if model.dtype == torch.float32 else model
+        model = model.merge_and_unload()
         if retriever is None:
             retriever = Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)

@@ -87,7 +87,9 @@ class Questions(Section):
     """Further paths to test; every test also asks the training paths about unseen subjects."""
     unseen_bridges: float = Field(0.4, gt=0, lt=1)
     """Share of bridge entities that no complementary training or validation question passes through."""
-    profiles: int = Field(2, ge=0)
+    wordings: int = Field(2, ge=1)
+    """Supervised rows for each fact of the weights, each worded differently."""
+    profiles: int = Field(4, ge=0)
     """Supervised rows for each subject of the weights that state all its facts, in another order each time."""
     contextual_rows: int = Field(960, ge=1)
     """Supervised rows of the contextual skill, four about each set of passages (one sequence of a batch)."""
@@ -137,6 +139,8 @@ class Composition(Section):
     """The policy is the exponential moving average of GRPO's steps; 0 takes the last step alone."""
     validate_steps: int = Field(10, ge=1)
     """Measure the validation questions every N steps; the policy is the last one not clearly worse than the best."""
+    probes: int = Field(12, ge=0)
+    """Questions of each atomic skill, and validation questions without passages, asked beside them."""
 
 
 class Evaluation(Section):

@@ -56,6 +56,9 @@ def write_report(work: Work, metrics: dict[str, Any], predictions: "list[Predict
 def warnings(work: Work) -> list[str]:
     """What a reader must know before believing the numbers."""
     found = []
+    collapsed = read_json(work.read("composition") / "training.json")["collapsed"]
+    if collapsed:
+        found.append(f"GRPO collapsed and was stopped ({collapsed}); the policy is from before.")
     for stage, gate in (("adapters", work.recipe.adapters.mastery), ("composition", work.recipe.composition.mastery)):
         results = read_json(work.read(stage) / "mastery.json")
         for skill in ("parametric", "contextual"):
@@ -125,6 +128,9 @@ def curves_plot(losses: dict[str, list[dict[str, float]]], training: dict[str, A
     )
     steps = sorted(training["validation"], key=int)
     right.plot([int(s) for s in steps], [100 * training["validation"][s] for s in steps], "o-", label="validation")
+    for name in ("parametric", "contextual", "closed_book"):
+        shares = [100 * training["probes"][s][name] for s in steps if name in training["probes"][s]]
+        right.plot([int(s) for s in steps][: len(shares)], shares, ".--", linewidth=0.8, label=name.replace("_", " "))
     right.axvline(training["chosen_step"], color="#888", linestyle=":", label="chosen")
     right.set_xlabel("GRPO step")
     right.set_ylabel("exact match, %")

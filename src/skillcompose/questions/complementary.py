@@ -57,7 +57,7 @@ def complementary_questions(
         most = max(map(len, kept_walks), default=0)
         for path_walks in kept_walks:
             count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
-            asked = [q for walk in path_walks for q in _questions(walk, split, count, recipe, rng)]
+            asked = [q for walk in path_walks for q in worded(walk, split, count, recipe, rng)]
             splits[split] += proof.keep(asked, dropped)
     seen = {bridge for q in splits["train"] for bridge in q.bridges}
     trained = set(paths["train"])
@@ -172,7 +172,7 @@ def level_of(path: str, trained: set[str]) -> Level:
     return Level.COMPOSITION if set(path_relations(path)) <= used else Level.ZERO_SHOT
 
 
-def _questions(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
+def worded(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
     names = [references_of_split(references(fact.relation, recipe), split) for fact in walk[:-1]]
     ways = list(product(of_split(questions(walk[-1].relation, recipe), split), *names))

@@ -14,12 +14,13 @@ CHAIN_WORDINGS = 3
 
 
 def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) -> Splits:
-    """Every weights fact in every training wording, and chains: whole subjects are held out of chain training."""
+    """Every weights fact in some training wordings, and chains: whole subjects are held out of chain training."""
     known = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
     splits: Splits = {split: [] for split in SHARES}
     for fact in known:
         for split in splits:
-            for number, wording in of_split(questions(fact.relation, recipe), split):
+            wordings = of_split(questions(fact.relation, recipe), split)
+            for number, wording in rng.sample(wordings, min(recipe.questions.wordings, len(wordings))):
                 splits[split].append(ask([fact], wording, (), number, Skill.PARAMETRIC, recipe))
     splits["train"] += _profiles(known, recipe, rng)
     _add_chains(splits, list(chains(known)), recipe, rng)

@@ -45,6 +45,7 @@ def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model
     if name.startswith("biographies"):
         biographies_build.build(tmp_path / "world", known=40, reused=40, new=40, seed=0)
         overrides |= {"knowledge_base": str(tmp_path / "world"), "max_answer_tokens": 200}
+        overrides |= {"composition.grpo.per_device_train_batch_size": 8, "composition.replay.rows": 8}
     if name == "debian":  # its table at full size gives the tiny model's long prompts too much to read
         overrides["facts.tables"] = {"owners.csv": {"key": "package", "limit": 60}, "packages.csv": {"key": "package"}}
     recipe = skillcompose.Recipe.from_yaml(path, overrides)

@@ -41,7 +41,7 @@ def test_six_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> Non
         ("  k: 3", "  kk: 3"),
         ("max_steps: ", "max_stepz: "),
         ("lora_alpha: 64", "lora_alfa: 64"),
-        ("  contextual_rows: 720", "  contextual_rows: -3"),
+        ("  contextual_rows: 960", "  contextual_rows: -3"),
         ("../examples/debian", str(ROOT / "examples/debian")),
     ):
         assert right in text, right

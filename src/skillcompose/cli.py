@@ -176,10 +176,19 @@ def chat(run: Path) -> None:
 @main.command(name="eval")
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
-def evaluate(run: Path, as_json: bool) -> None:
-    """Print the ladder of a finished run."""
+@click.option(
+    "--pass-at-k", type=click.IntRange(2), metavar="K", help="Sample K answers a question before and after RL."
+)
+@click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level of pass@k.")
+def evaluate(run: Path, as_json: bool, pass_at_k: int | None, questions: int) -> None:
+    """Print the ladder of a finished run; with --pass-at-k whether RL synthesised the skill or amplified it."""
     opened = Run.open(run)
-    if as_json:
+    if pass_at_k:
+        from skillcompose.evaluation.pass_at_k import as_text, measure
+
+        found = measure(opened, pass_at_k, questions)
+        click.echo(json.dumps(found) if as_json else as_text(found))
+    elif as_json:
         click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
         show_results(opened)
@@ -244,4 +253,6 @@ def show_results(run: Run) -> None:
     folder = run.require("evaluation")
     click.echo("Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].\n")
     click.echo(as_text(ladder_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))))
+    if advice := json.loads((folder / "breaks.json").read_text(encoding="utf-8"))["composed"]["advice"]:
+        click.echo(f"\n{advice}")
     click.echo(f"\nReport: {folder / 'report.html'}")

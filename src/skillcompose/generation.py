@@ -4,7 +4,7 @@
 prompt that is most of the work. Here a group shares its prompt's keys and values, which is exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -21,10 +21,11 @@ BATCH_TOKENS = 12_000  # prompts and answers of one batch, padding included
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy."""
+    """`temperature` 0 is greedy; a row whose ids are `lost` is not gone on with, and ends there."""
 
     max_new_tokens: int
     temperature: float = 0.0
+    lost: Callable[[list[int]], bool] | None = None
 
 
 def answer_texts(
@@ -121,6 +122,8 @@ def steps(
         for row, value in zip(alive, token.tolist(), strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
+                if sampling.lost and value != end and sampling.lost(rows[row]):
+                    rows[row].append(end)
         yield rows
         finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:

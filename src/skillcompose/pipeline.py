@@ -71,14 +71,14 @@ STAGES = (
     ),
     Stage(
         "composition",
-        3,
+        4,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start",),
     ),
     Stage(
         "evaluation",
-        2,
+        3,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

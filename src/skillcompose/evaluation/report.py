@@ -8,6 +8,7 @@ import matplotlib
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from skillcompose.evaluation.breaks import ADVICE
 from skillcompose.pipeline import Work
 from skillcompose.results import RUNGS, ladder_table
 from skillcompose.types import Level, Question, read_json, read_jsonl, write_text
@@ -19,7 +20,9 @@ matplotlib.use("svg")
 SAMPLES = 10
 
 
-def write_report(work: Work, metrics: dict[str, Any], predictions: "list[Prediction]", ladder: "Ladder") -> None:
+def write_report(
+    work: Work, metrics: dict[str, Any], predictions: "list[Prediction]", breaks: dict[str, Any], ladder: "Ladder"
+) -> None:
     recipe = work.recipe
     asked = read_json(work.read("questions") / "questions.report.json")
     training = read_json(work.read("composition") / "training.json")
@@ -46,6 +49,9 @@ def write_report(work: Work, metrics: dict[str, Any], predictions: "list[Predict
         table=ladder_table(metrics),
         ladder_plot=ladder_plot(metrics),
         curves_plot=curves_plot(losses, training),
+        breaks=breaks,
+        causes=ADVICE,
+        labels=RUNGS,
         seconds=ladder.seconds,
         tokens=ladder.prompt_tokens,
         samples=samples(predictions, questions, recipe.seed),

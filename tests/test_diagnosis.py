@@ -1,0 +1,61 @@
+"""Why an answer is wrong, and whether RL made the right ones possible or only likelier."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from skillcompose.evaluation.breaks import Breaks, advice
+from skillcompose.evaluation.pass_at_k import as_text, estimate, measure
+from skillcompose.generation import Sampling, generate
+from skillcompose.models import load_base, load_tokenizer
+from skillcompose.pipeline import load_recipe
+from skillcompose.run import Run
+from skillcompose.types import Fact, Question, Skill
+
+
+def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Path) -> None:
+    assert [estimate(4, right, 2) for right in (0, 1, 3)] == [0.0, 0.5, 1.0]
+    run = Run.open(finished_run)
+    found = measure(run, 8, 2)
+    for result in found.values():
+        assert result["verdict"] in ("synthesised", "amplified", "undecided")
+        assert result["curves"]["start"]["k"] == [1, 2, 4, 8]
+        assert result["curves"]["chance"]["share"] == sorted(result["curves"]["chance"]["share"])
+    assert "composed is" in as_text(found)
+    records = sorted((run.folder / "diagnosis").glob("*.jsonl"))
+    assert len(records) == 2
+    lines = records[0].read_text().splitlines()
+    records[0].write_text("\n".join([*lines[:-1], lines[-1][:9]]) + "\n")
+    assert measure(run, 8, 2).keys() == found.keys()
+
+
+def test_samples_that_leave_the_gold_path_are_given_up_and_right_ones_are_not(finished_run: Path) -> None:
+    base = load_recipe(Run.open(finished_run)).model
+    model, tokenizer = load_base(base), load_tokenizer(base)
+    ids = tokenizer("Question: Who?\nAnswer:\n").input_ids
+    (greedy,) = generate(model, tokenizer, [ids], 1, Sampling(6))
+    (kept,) = generate(model, tokenizer, [ids], 1, Sampling(6, lost=lambda row: row != greedy[: len(row)]))
+    (lost,) = generate(model, tokenizer, [ids], 1, Sampling(6, lost=lambda row: len(row) == 3))
+    assert kept == greedy and lost == [*greedy[:3], tokenizer.eos_token_id]
+
+
+def test_the_first_wrong_hop_has_a_place_and_a_cause() -> None:
+    read = Fact("needs:a", "a", "needs", "b", Skill.CONTEXTUAL, "a", "t:2")
+    known = Fact("owner:b", "b", "owner", "Ann", Skill.PARAMETRIC, "b", "t:3")
+    other = Fact("owner:c", "c", "owner", "Bo", Skill.PARAMETRIC, "c", "t:4")
+    asked = Question(
+        "q", "Who owns what a needs?", ("Ann",), "a needs b.\nb is owned by Ann.\nSo: Ann",
+        Skill.COMPLEMENTARY, "needs > owner", (read.id, known.id), subject="a", bridges=("b",),
+    )  # fmt: skip
+    finder = Breaks([read, known, other])
+    for completion, fact, cause in (
+        ("a needs c.\nc is owned by Bo.\nSo: Bo", read, "misread"),
+        ("a needs b.\nb is owned by Bo.\nSo: Bo", known, "recalled from a neighbour"),
+        ("a needs b.\nb is owned by Zoe.\nSo: Zoe", known, "not recalled"),
+        ("a needs b.\nSo: b", known, "stopped early"),
+        ("a needs b.\nb is owned by Ann.\nSo: b", known, "final line"),
+    ):
+        assert finder.first(asked, completion) == (fact, cause)
+    assert finder.first(replace(asked, retrieved=False), "a needs c.") == (read, "not retrieved")
+    assert advice([(known, "not recalled"), (read, "misread"), (known, "not recalled")]).startswith(
+        "67 % of what is left is: not recalled (`owner`). Next: teach `owner`"
+    )

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-integrations lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,12 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 -q
+
+# Against the real libraries, in an environment of their own.
+test-integrations:
+	$(MAKE) install VENV=$(VENV)-integrations
+	$(VENV)-integrations/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,langchain,qdrant]' openai
+	$(VENV)-integrations/bin/python -m pytest -q tests/integrations
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,15 +1,18 @@
 """Why an answer is wrong, and whether RL made the right ones possible or only likelier."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
+from skillcompose.evaluation import attribution
+from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
 from skillcompose.evaluation.pass_at_k import as_text, estimate, measure
 from skillcompose.generation import Sampling, generate
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import Run
-from skillcompose.types import Fact, Question, Skill
+from skillcompose.types import Fact, Question, Skill, read_jsonl
 
 
 def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Path) -> None:
@@ -59,3 +62,29 @@ def test_the_first_wrong_hop_has_a_place_and_a_cause() -> None:
     assert advice([(known, "not recalled"), (read, "misread"), (known, "not recalled")]).startswith(
         "67 % of what is left is: not recalled (`owner`). Next: teach `owner`"
     )
+
+
+def test_a_conflicting_passage_leads_to_another_answer_and_a_removed_one_nowhere(finished_run: Path) -> None:
+    run = Run.open(finished_run)
+    facts = read_jsonl(run.stage("facts") / "facts.jsonl", Fact)
+    asked = read_jsonl(run.stage("questions") / "complementary.test.jsonl", Question)
+    conflicts, rng = Conflicts(facts, load_recipe(run)), random.Random(0)
+    made = [(found, q) for q in asked if (found := conflicts.make(q, rng))]
+    assert made
+    for found, question in made:
+        before, after = (" ".join(p.text for p in q.passages) for q in (question, found))
+        assert question.bridges[0] in before and before != after
+        assert found.answers != question.answers and found.text == question.text
+    by_id = {fact.id: fact for fact in facts}
+    for question in (q for q in asked if q.retrieved):
+        left = without_support(question, by_id).passages
+        assert len(left) == len(question.passages) - 1
+        assert by_id[question.fact_ids[0]].key not in {p.title for p in left}
+
+
+def test_attribution_asks_both_policies_four_ways(finished_run: Path) -> None:
+    found = attribution.measure(Run.open(finished_run), 3)
+    assert set(found) == {"start", "composed"}
+    assert set(found["start"]) == set(attribution.MEANING)
+    assert all(0 <= cell["share"] <= 1 for rung in found.values() for cell in rung.values())
+    assert "conflict, passage followed" in attribution.as_text(found)

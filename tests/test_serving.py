@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 import skillcompose
 from skillcompose.cli import main
+from skillcompose.conversation import standalone
 from skillcompose.errors import RunError, ServingError
 from skillcompose.serving import server
 from skillcompose.serving.export import export
@@ -204,3 +205,29 @@ def test_chat_asks_until_an_empty_line(finished_run: Path, policy: skillcompose.
     expected = policy.answer(QUESTION)
     assert (expected.text or expected.completion) in result.stdout
     assert "never" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("question", "turns", "expected"),
+    [
+        ("Who maintains it?", [("What does abook need?", "abook needs mutt.\nSo: mutt")], "Who maintains mutt?"),
+        ("What is its size?", [("Who owns abook?", "abook is owned by Ann.\nSo: Ann")], "What is abook's size?"),
+        ("And who owns it?", [("Who owns abook?", "nothing readable")], "And who owns abook?"),
+        ("Does it need mutt?", [("Who owns abook?", "So: abook")], "Does it need mutt?"),
+        ("Who owns it?", [], "Who owns it?"),
+        ("Who owns it?", [("Hello?", "So: nobody")], "Who owns it?"),
+    ],
+)
+def test_a_follow_up_stands_alone(question: str, turns: list[tuple[str, str]], expected: str) -> None:
+    assert standalone(question, turns, {"abook", "mutt"}.__contains__) == expected
+
+
+def test_the_server_reads_the_turns_before(client: TestClient, policy: skillcompose.Policy) -> None:
+    title = policy.retriever.passages[0].title
+    messages = [
+        {"role": "user", "content": f"What is {title}?"},
+        {"role": "assistant", "content": f"So: {title}"},
+        {"role": "user", "content": "Who owns it?"},
+    ]
+    found = client.post("/v1/chat/completions", json={"model": "x", "messages": messages}).json()
+    assert found["choices"][0]["message"]["content"] == policy.answer(f"Who owns {title}?").completion

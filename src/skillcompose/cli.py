@@ -164,11 +164,16 @@ def show_hops(answer: "skillcompose.Answer") -> None:
 def chat(run: Path) -> None:
     """Ask the policy of a run or an exported folder question after question; an empty line ends it.
 
-    Each question is answered by itself: earlier ones are not remembered.
+    "Who maintains it?" is understood: a pronoun stands for what the last answer gave or was about.
     """
     policy = skillcompose.Policy.load(run)
-    while question := click.prompt("", default="", show_default=False, prompt_suffix="> ").strip():
+    turns: list[tuple[str, str]] = []
+    while said := click.prompt("", default="", show_default=False, prompt_suffix="> ").strip():
+        question = policy.standalone(said, turns)
+        if question != said:
+            click.echo(f"({question})")
         answer = policy.answer(question)
+        turns.append((question, answer.completion))
         click.echo(answer.text or f"(no readable answer) {answer.completion}")
         show_hops(answer)
 
@@ -179,11 +184,18 @@ def chat(run: Path) -> None:
 @click.option(
     "--pass-at-k", type=click.IntRange(2), metavar="K", help="Sample K answers a question before and after RL."
 )
-@click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level of pass@k.")
-def evaluate(run: Path, as_json: bool, pass_at_k: int | None, questions: int) -> None:
-    """Print the ladder of a finished run; with --pass-at-k whether RL synthesised the skill or amplified it."""
+@click.option("--attribution", is_flag=True, help="Ask without passages and with conflicting ones.")
+@click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level, or in all.")
+def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool, questions: int) -> None:
+    """Print the ladder of a finished run; with --pass-at-k whether RL synthesised the skill or amplified it; with
+    --attribution what each source contributes."""
     opened = Run.open(run)
-    if pass_at_k:
+    if attribution:
+        from skillcompose.evaluation import attribution as sources
+
+        shares = sources.measure(opened, questions)
+        click.echo(json.dumps(shares) if as_json else sources.as_text(shares))
+    elif pass_at_k:
         from skillcompose.evaluation.pass_at_k import as_text, measure
 
         found = measure(opened, pass_at_k, questions)

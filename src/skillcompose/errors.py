@@ -11,7 +11,8 @@ SkillComposeError
 │   └── TrainingError                     nothing trained: no parameters, unchanged weights, constant reward
 ├── RunError(RuntimeError)                a run folder that is missing, locked or damaged
 ├── PromptError(ValueError)               question and passages that the model cannot read at once
-└── ServingError(RuntimeError)            a server that cannot or must not start
+├── ServingError(RuntimeError)            a server that cannot or must not start
+└── IntegrationError(RuntimeError)        another library that is missing, or holds something else
 ```
 """
 
@@ -70,3 +71,7 @@ class PromptError(SkillComposeError, ValueError):
 
 class ServingError(SkillComposeError, RuntimeError):
     """The server cannot start, or must not as it is set up."""
+
+
+class IntegrationError(SkillComposeError, RuntimeError):
+    """Another library is not installed, or does not hold what is read from it."""

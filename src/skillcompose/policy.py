@@ -4,19 +4,20 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
+from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import PromptError, RunError
 from skillcompose.generation import BATCH_TOKENS, Sampling, answer_texts, steps
 from skillcompose.index import Retriever
 from skillcompose.machine import device
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
-from skillcompose.prompts import final_answer, mentions, prompt, sentences
+from skillcompose.prompts import final_answer, mentions, normalise, prompt, sentences
 from skillcompose.run import Run
 from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
 
@@ -44,6 +45,8 @@ class Policy:
     ) -> None:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
         self.k, self.max_new_tokens = k, max_new_tokens
+        # A retriever of one's own may not say what it holds.
+        self.names = {normalise(passage.title) for passage in getattr(retriever, "passages", ())}
         # A model that answers has hooks on it; a tokenizer cannot be used by two threads at once.
         self.answering, self.searching = threading.Lock(), threading.Lock()
 
@@ -91,6 +94,10 @@ class Policy:
     def answer(self, question: str, passages: Given | None = None) -> Answer:
         """Answer one question; see `answer_batch`."""
         return self.answer_batch([question], None if passages is None else [passages])[0]
+
+    def standalone(self, question: str, turns: Sequence[Turn]) -> str:
+        """A follow-up question as one that can be asked by itself; `turns` are earlier questions and completions."""
+        return standalone(question, turns, self.names.__contains__)
 
     async def answer_async(self, question: str, passages: Given | None = None) -> Answer:
         """As `answer`, without blocking the event loop."""
@@ -199,3 +206,18 @@ def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
                 break
         hops.append(Hop(sentence, found))
     return tuple(hops)
+
+
+def cited(answer: Answer) -> dict[str, Any]:
+    """For JSON: the short answer, its hops with the number of the passage each was read from, and the passages."""
+    return {
+        "answer": answer.text,
+        "hops": [{"text": hop.text, "passage": hop.passage} for hop in answer.hops],
+        "passages": [citation(hit) for hit in answer.passages],
+    }
+
+
+def citation(hit: ScoredPassage) -> dict[str, Any]:
+    p = hit.passage
+    place = {"document": p.source, "anchor": p.anchor, "position": p.position, "title": p.title}
+    return place | {"quote": p.text, "score": round(float(hit.score), 4)}

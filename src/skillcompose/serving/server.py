@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from skillcompose.errors import PromptError, ServingError
-from skillcompose.policy import Policy
+from skillcompose.policy import Policy, citation, cited
 from skillcompose.serving.batches import Batches, Busy
 from skillcompose.types import Answer
 
@@ -52,15 +52,24 @@ class Message(BaseModel):
 
 
 class Chat(BaseModel):
-    """What is read of OpenAI's request: the last user message. Earlier ones and the system's are not, sampling settings
-    have no effect, answers are greedy."""
+    """What is read of OpenAI's request: the last user message, and the turns before it, for its pronouns.
+
+    The system's message and sampling settings have no effect, answers are greedy.
+    """
 
     model: str = ""
     messages: list[Message] = Field(min_length=1)
     stream: bool = False
 
-    def question(self) -> str:
-        return next((m.text().strip() for m in reversed(self.messages) if m.role == "user"), "")
+    def turns(self) -> list[tuple[str, str]]:
+        """Questions with their answers; the last one has none yet."""
+        found: list[tuple[str, str]] = []
+        for message in self.messages:
+            if message.role == "user":
+                found.append((message.text().strip(), ""))
+            elif message.role == "assistant" and found:
+                found[-1] = (found[-1][0], message.text())
+        return found
 
 
 class Question(BaseModel):
@@ -160,7 +169,8 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
 
     @app.post("/v1/chat/completions")
     async def chat(asked: Chat) -> Any:
-        question = asked.question()
+        *before, (question, _) = asked.turns() or [("", "")]
+        question = policy.standalone(question, before)
         if not question or len(question) > MAX_QUESTION:
             raise HTTPException(422, f"the last user message must have 1 to {MAX_QUESTION} characters")
         common = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": name}
@@ -189,7 +199,7 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         if policy.retriever is None:
             raise HTTPException(404, "this policy has no retriever")
         (hits,) = await asyncio.to_thread(policy.search, [asked.query], asked.k)
-        return {"passages": [_passage(hit.passage, hit.score) for hit in hits]}
+        return {"passages": [citation(hit) for hit in hits]}
 
     @app.get("/healthz")
     async def healthz() -> Any:
@@ -201,20 +211,6 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
 
     KNOWN = {route.path for route in app.routes}  # type: ignore[attr-defined]
     return app
-
-
-def cited(answer: Answer) -> dict[str, Any]:
-    """The short answer, its hops with the number of the passage each was read from, and the passages."""
-    return {
-        "answer": answer.text,
-        "hops": [{"text": hop.text, "passage": hop.passage} for hop in answer.hops],
-        "passages": [_passage(hit.passage, hit.score) for hit in answer.passages],
-    }
-
-
-def _passage(passage: Any, score: float) -> dict[str, Any]:
-    place = {"document": passage.source, "anchor": passage.anchor, "position": passage.position}
-    return place | {"title": passage.title, "quote": passage.text, "score": round(float(score), 4)}
 
 
 async def _chunks(

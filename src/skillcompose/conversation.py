@@ -1,0 +1,57 @@
+"""Follow-up questions: "Who maintains it?" becomes a question that can be searched for and answered by itself.
+
+By rule, because a small model that was taught two skills does not rewrite questions: a pronoun stands for the entity
+that the last answer gave, or else that it was about.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from skillcompose.prompts import final_answer, normalise, sentences
+
+PRONOUNS = re.compile(r"\b(it|its|they|them|their|he|him|his|she|her|hers|this one|that one)\b", re.I)
+POSSESSIVE = {"its", "their", "his", "hers"}
+Turn = tuple[str, str]
+"""A question, and the completion that answered it."""
+
+
+def standalone(question: str, turns: Sequence[Turn], is_entity: Callable[[str], bool]) -> str:
+    """The question with its pronouns replaced by what they stand for; unchanged when it has none, or names an entity
+    itself, or no earlier turn does.
+
+    >>> standalone("Who maintains it?", [("What does a need?", "a needs b.\\nSo: b")], {"a", "b"}.__contains__)
+    'Who maintains b?'
+    """
+    if not turns or not PRONOUNS.search(question) or _entities(question, is_entity):
+        return question
+    meant = next((found for turn in reversed(turns) if (found := _meant(turn, is_entity))), None)
+    if meant is None:
+        return question
+    return PRONOUNS.sub(lambda found: f"{meant}'s" if found.group().casefold() in POSSESSIVE else meant, question)
+
+
+def _meant(turn: Turn, is_entity: Callable[[str], bool]) -> str | None:
+    """The answer if it is an entity; else the last one that the reasoning, or the question, speaks of."""
+    question, completion = turn
+    answer = final_answer(completion)
+    if answer and is_entity(normalise(answer)):
+        return answer
+    for text in [*reversed(sentences(completion)), question]:
+        if found := _entities(text, is_entity):
+            return found[0]
+    return None
+
+
+def _entities(text: str, is_entity: Callable[[str], bool]) -> list[str]:
+    """The entities that a text names, in its order, the longest of those that overlap."""
+    words = list(re.finditer(r"\S+", text))
+    found, at = [], 0
+    while at < len(words):
+        for end in range(min(len(words), at + 6), at, -1):
+            phrase = text[words[at].start() : words[end - 1].end()].strip(" .,;:!?\"'")
+            if is_entity(normalise(phrase)):
+                found.append(phrase)
+                at = end - 1
+                break
+        at += 1
+    return found

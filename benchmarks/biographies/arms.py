@@ -1,25 +1,16 @@
-"""The proof: `recipes/biographies-cpu.yaml` on three seeds, and what else could explain its numbers.
+"""The arms: ways to train a policy from the same questions, at equal tokens. See `run.py`."""
 
-    python benchmarks/biographies.py        the next unfinished arm; a broken one is resumed
-
-An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
-tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of
-their seed, are asked the same test questions, and those without RL train on as many tokens as `default` did after the
-point where they part from it. Tokens are counted alike everywhere: each sampled one, and prompt and completion of each
-row that is trained on.
-"""
-
-import logging
+import json
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 
 import skillcompose
@@ -27,8 +18,7 @@ from skillcompose.adapters import ATOMIC, train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
-from skillcompose.errors import TrainingError
-from skillcompose.evaluation.ladder import Prediction, TestSet, judged
+from skillcompose.evaluation.ladder import TestSet, judged
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
 from skillcompose.metrics import exact_match
@@ -36,15 +26,15 @@ from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
-from skillcompose.prompts import prompt
+from skillcompose.prompts import mentions, prompt
 from skillcompose.questions.complementary import TRAIN_WORDINGS, two_source_walks, worded
 from skillcompose.questions.proof import Proof
-from skillcompose.run import STAGE_NAMES, Run
-from skillcompose.types import Fact, Level, Question, Skill, read_json, read_jsonl, write_json
+from skillcompose.run import Run
+from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl
 
 RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
 FOLDER = claims.ROOT / "benchmarks" / "biographies"
-COMMAND = "python benchmarks/biographies.py"
+PROBE_TOKENS = 40
 CARRIER = "lawyer"  # of the register, in no path of the recipe
 KEPT = ("rung", "question", "skill", "path", "level", "hops", "bridge", "seen", "retrieved", "correct")
 
@@ -133,6 +123,16 @@ class Arm:
             )
         found = [judged(name, q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
         return [[getattr(prediction, column) for column in KEPT] for prediction in found]
+
+    def probe(self, adapter: Path | None) -> list[bool]:
+        """General questions in the chat template: is the answer in what the base model, or the policy, says?"""
+        rows = [json.loads(line) for line in (FOLDER / "probe.jsonl").read_text(encoding="utf-8").splitlines()]
+        chats = [[{"role": "user", "content": row["question"]}] for row in rows]
+        prompts = [self.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
+        model = load_base(self.base)
+        with using(load_adapter(model, adapter), "default") if adapter else nullcontext():
+            texts = answer_texts(model, self.tokenizer, prompts, PROBE_TOKENS, self.work.progress, "general questions")
+        return [any(mentions(text, gold) for gold in row["answers"]) for text, row in zip(texts, rows, strict=True)]
 
 
 def default(arm: Arm) -> tuple[int, Path]:
@@ -240,79 +240,3 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "consolidation_only": consolidation_only,
     "exact_sum": exact_sum,
 }
-ORDER = [
-    *((name, 0) for name in ("default", "start_sft_comp", "joint")),
-    *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
-    *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "exact_sum")),
-    *((name, 0) for name in ("parametric_only", "contextual_only")),
-]
-
-
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    FOLDER.mkdir(exist_ok=True)
-    left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]
-    if left:
-        measure(*left[0])
-    write_claims([read_json(path) for path in sorted(FOLDER.glob("*-*.json"))])
-
-
-def measure(name: str, seed: int) -> None:
-    begin, arm = time.monotonic(), Arm(name, seed)
-    failure = None
-    try:
-        tokens, adapter = ARMS[name](arm)
-    except TrainingError as error:  # no reward to learn from: the arm ends where it started
-        tokens, adapter, failure = arm.atomic_tokens(), arm.work.folder / "start", str(error)
-    record = {
-        "arm": name,
-        "seed": seed,
-        "tokens": tokens,
-        "failure": failure,
-        "minutes": round((time.monotonic() - begin) / 60, 1),
-        "commit": claims.commit(),
-        "machine": claims.machine(),
-        "columns": KEPT,
-    }
-    if name == "default":
-        # The evaluation has asked already, every rung of the ladder.
-        found = read_jsonl(arm.run.stage("evaluation") / "predictions.jsonl", Prediction)
-        record["predictions"] = [[getattr(prediction, column) for column in KEPT] for prediction in found]
-        record["seconds"] = {stage: arm.run.record(stage)["seconds"] for stage in STAGE_NAMES}  # type: ignore[index]
-        record["metrics"] = read_json(arm.run.stage("evaluation") / "metrics.json")
-        record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
-        record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
-    else:
-        record["predictions"] = arm.asked(name, adapter)
-        if (arm.work.folder / "training.json").is_file():
-            record["grpo"] = read_json(arm.work.folder / "training.json")
-    write_json(FOLDER / f"{name}-{seed}.json", record)
-
-
-def write_claims(records: list[dict[str, Any]]) -> None:
-    rows = [
-        dict(zip(record["columns"], row, strict=True)) | {"seed": record["seed"]}
-        for record in records
-        for row in record["predictions"]
-    ]
-    unseen = [row for row in rows if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
-
-    def claim(name: str, value: float, unit: str, seeds: list[int], interval: list[float] | None = None) -> None:
-        claims.write(f"biographies.{name}", round(value, 1), unit, COMMAND, seeds, interval)
-
-    for rung in ("composed", "start", *(arm for arm in ARMS if arm != "default")):
-        seeds = sorted({row["seed"] for row in unseen if row["rung"] == rung})
-        for level in Level if seeds else ():
-            value, interval = claims.score([row for row in unseen if row["level"] == level], [rung])
-            name = level if rung == "composed" else f"{rung}.{level}"
-            claim(name, value, "% exact match", seeds, interval)
-    done = [record for record in records if record["arm"] == "default"]
-    seeds = sorted(record["seed"] for record in done)
-    for skill in ATOMIC:
-        value, interval = claims.score([row for row in rows if row["skill"] == skill], [skill, "composed"])
-        claim(f"loss_{skill}", value, "points", seeds, interval)
-    claim("minutes", sum(sum(r["seconds"].values()) for r in done) / len(done) / 60, "min a seed", seeds)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,109 @@
+"""The proof: `recipes/biographies-cpu.yaml` on three seeds, and what else could explain its numbers.
+
+    python benchmarks/biographies/run.py        the next unfinished arm; a broken one is resumed
+
+An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
+tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of
+their seed, are asked the same test questions, and those without RL train on as many tokens as `default` did after the
+point where they part from it. Tokens are counted alike everywhere: each sampled one, and prompt and completion of each
+row that is trained on.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import claims
+from arms import ARMS, FOLDER, KEPT, Arm
+
+from skillcompose.adapters import ATOMIC
+from skillcompose.errors import TrainingError
+from skillcompose.evaluation.ladder import Prediction
+from skillcompose.run import STAGE_NAMES
+from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
+
+COMMAND = "python benchmarks/biographies/run.py"
+ORDER = [
+    *((name, 0) for name in ("default", "start_sft_comp", "joint")),
+    *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
+    *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "exact_sum")),
+    *((name, 0) for name in ("parametric_only", "contextual_only")),
+]
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    FOLDER.mkdir(exist_ok=True)
+    left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]
+    if left:
+        measure(*left[0])
+    write_claims([read_json(path) for path in sorted(FOLDER.glob("*-*.json"))])
+
+
+def measure(name: str, seed: int) -> None:
+    begin, arm = time.monotonic(), Arm(name, seed)
+    failure = None
+    try:
+        tokens, adapter = ARMS[name](arm)
+    except TrainingError as error:  # no reward to learn from: the arm ends where it started
+        tokens, adapter, failure = arm.atomic_tokens(), arm.work.folder / "start", str(error)
+    record = {
+        "arm": name,
+        "seed": seed,
+        "tokens": tokens,
+        "failure": failure,
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "commit": claims.commit(),
+        "machine": claims.machine(),
+        "probe": arm.probe(adapter),
+        "columns": KEPT,
+    }
+    if name == "default":
+        # The evaluation has asked already, every rung of the ladder.
+        found = read_jsonl(arm.run.stage("evaluation") / "predictions.jsonl", Prediction)
+        record["predictions"] = [[getattr(prediction, column) for column in KEPT] for prediction in found]
+        record["seconds"] = {stage: arm.run.record(stage)["seconds"] for stage in STAGE_NAMES}  # type: ignore[index]
+        record["metrics"] = read_json(arm.run.stage("evaluation") / "metrics.json")
+        record["probe_base"] = arm.probe(None)
+        record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
+        record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
+    else:
+        record["predictions"] = arm.asked(name, adapter)
+        if (arm.work.folder / "training.json").is_file():
+            record["grpo"] = read_json(arm.work.folder / "training.json")
+    write_json(FOLDER / f"{name}-{seed}.json", record)
+
+
+def write_claims(records: list[dict[str, Any]]) -> None:
+    rows = [
+        dict(zip(record["columns"], row, strict=True)) | {"seed": record["seed"]}
+        for record in records
+        for row in record["predictions"]
+    ]
+    unseen = [row for row in rows if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
+
+    def claim(name: str, value: float, unit: str, seeds: list[int], interval: list[float] | None = None) -> None:
+        claims.write(f"biographies.{name}", round(value, 1), unit, COMMAND, seeds, interval)
+
+    for rung in ("composed", "start", *(arm for arm in ARMS if arm != "default")):
+        seeds = sorted({row["seed"] for row in unseen if row["rung"] == rung})
+        for level in Level if seeds else ():
+            value, interval = claims.score([row for row in unseen if row["level"] == level], [rung])
+            name = level if rung == "composed" else f"{rung}.{level}"
+            claim(name, value, "% exact match", seeds, interval)
+    done = [record for record in records if record["arm"] == "default"]
+    seeds = sorted(record["seed"] for record in done)
+    for skill in ATOMIC:
+        value, interval = claims.score([row for row in rows if row["skill"] == skill], [skill, "composed"])
+        claim(f"loss_{skill}", value, "points", seeds, interval)
+    kept = [(own, base) for record in done for own, base in zip(record["probe"], record["probe_base"], strict=True)]
+    loss = 100 * sum(base - own for own, base in kept) / len(kept)
+    claim("general_probe_loss", loss, "points", seeds)
+    claim("minutes", sum(sum(r["seconds"].values()) for r in done) / len(done) / 60, "min a seed", seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,15 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 
 import skillcompose
 from skillcompose.errors import KnowledgeBaseError, RunError
 from skillcompose.facts import extract
 from skillcompose.index import Retriever, compile_passages
+from skillcompose.index import vectors as index_vectors
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
@@ -157,3 +160,22 @@ def test_bootstrap_resamples_clusters() -> None:
     assert clustered == (0.0, 1.0)
     uneven = [1.0] * 30 + [0.0] * 10
     assert bootstrap(uneven, ["a"] * 40, ["x"] * 30 + ["y"] * 10) == (0.5, 0.5)
+
+
+def test_many_vectors_get_inverted_lists_whose_recall_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    exact, about = index_vectors.build_index(vectors)
+    assert about == {"kind": "exact"}
+    monkeypatch.setattr(index_vectors, "EXACT", 1000)
+    index, about = index_vectors.build_index(vectors)
+    assert about["recall_at_10"] >= index_vectors.RECALL and about["visited"] < 256
+    queries = index_vectors.moved(vectors[:50], rng)
+    wanted = exact.search(queries, 10)[1]
+    for number, built in enumerate((exact, index)):
+        faiss.write_index(built, str(tmp_path / f"{number}.faiss"))
+        found = index_vectors.read_index(tmp_path / f"{number}.faiss")
+        assert index_vectors.recall_of(found, queries, wanted) > 0.9

@@ -60,7 +60,7 @@ COMPOSITION = tuple(name for name in Composition.model_fields if name != "master
 STAGES = (
     Stage("passages", 2, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
-    Stage("index", 1, ("passages", "facts"), ("index", "facts")),
+    Stage("index", 2, ("passages", "facts"), ("index", "facts")),
     Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",

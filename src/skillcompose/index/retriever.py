@@ -1,7 +1,8 @@
-"""Passage search: exact inner product over embeddings (FAISS), alone or fused with BM25 by reciprocal rank."""
+"""Passage search: inner product of embeddings (FAISS), alone or fused with BM25 by reciprocal rank."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import faiss
@@ -10,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from skillcompose.builtin import resolve
 from skillcompose.errors import RunError
+from skillcompose.index.vectors import build_index, read_index
 from skillcompose.machine import device, use_cores
 from skillcompose.models import fingerprint, quiet_libraries
 from skillcompose.progress import Progress
@@ -24,8 +26,15 @@ RRF_K = 60  # the constant of the reciprocal-rank-fusion paper (Cormack et al., 
 class Retriever:
     """Passages, their vectors and an embedder. `search` is the whole protocol."""
 
-    def __init__(self, passages: list[Passage], index: faiss.Index, embedder: SentenceTransformer, mode: str) -> None:
-        self.passages = passages
+    def __init__(
+        self,
+        passages: list[Passage],
+        index: faiss.Index,
+        embedder: SentenceTransformer,
+        mode: str,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.passages, self.about = passages, about or {}
         self.index = index
         self.embedder = embedder
         self.mode = mode
@@ -37,9 +46,8 @@ class Retriever:
     def build(cls, passages: list[Passage], embedder: str, mode: str, progress: Progress | None = None) -> "Retriever":
         model = load_embedder(embedder)
         vectors = embed(model, [text(passage) for passage in passages], progress)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return cls(passages, index, model, mode)
+        index, about = build_index(vectors)
+        return cls(passages, index, model, mode, about)
 
     def save(self, folder: Path, embedder_name: str) -> None:
         """`passages.jsonl`, `index.faiss`, and `index.json` with the hash that `load` checks."""
@@ -53,6 +61,7 @@ class Retriever:
                 "embedder_fingerprint": found,
                 "search": self.mode,
                 "passages": len(self.passages),
+                "vectors": self.about,
                 "sha256": file_digest(folder / "index.faiss"),
             },
         )
@@ -68,9 +77,10 @@ class Retriever:
         about = read_json(folder / "index.json")
         if file_digest(folder / "index.faiss") != about["sha256"]:
             raise RunError(f"{folder / 'index.faiss'} is not the index that was built here; run the index stage again")
-        index = faiss.read_index(str(folder / "index.faiss"))
+        index = read_index(folder / "index.faiss")
         passages = read_jsonl(folder / "passages.jsonl", Passage)
-        return cls(passages, index, load_embedder(resolve(about["embedder"], beside)), about["search"])
+        embedder = load_embedder(resolve(about["embedder"], beside))
+        return cls(passages, index, embedder, about["search"], about.get("vectors"))
 
     def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
         """The best `k` passages of each query, best first; fewer when the index is smaller.

@@ -40,7 +40,7 @@ class Retriever:
         self.mode = mode
         self.lexical = bm25s.BM25() if mode == "hybrid" else None
         if self.lexical is not None:
-            self.lexical.index(_words([text(passage) for passage in passages]), show_progress=False)
+            self.lexical.index(words([text(passage) for passage in passages]), show_progress=False)
 
     @classmethod
     def build(cls, passages: list[Passage], embedder: str, mode: str, progress: Progress | None = None) -> "Retriever":
@@ -96,8 +96,8 @@ class Retriever:
                 list(zip(row.tolist(), values.tolist(), strict=True)) for row, values in zip(found, scores, strict=True)
             ]
         else:
-            lexical, _ = self.lexical.retrieve(_words(queries), k=depth, show_progress=False)
-            ranked = [_fuse(dense.tolist(), words.tolist()) for dense, words in zip(found, lexical, strict=True)]
+            lexical, _ = self.lexical.retrieve(words(queries), k=depth, show_progress=False)
+            ranked = [_fuse(near.tolist(), alike.tolist()) for near, alike in zip(found, lexical, strict=True)]
         return [[ScoredPassage(self.passages[i], score) for i, score in row[:k] if i >= 0] for row in ranked]
 
 
@@ -110,7 +110,7 @@ def _fuse(*rankings: list[int]) -> list[tuple[int, float]]:
     return sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _words(texts: list[str]) -> list[list[str]]:
+def words(texts: list[str]) -> list[list[str]]:
     tokens: list[list[str]] = bm25s.tokenize(texts, stopwords=[], return_ids=False, show_progress=False)
     # BM25 of a query without a known word is undefined: keep at least one token.
     return [row or ["-"] for row in tokens]

@@ -93,6 +93,7 @@ def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_
     facts, _ = extract(recipe)
     assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team", "team_name"}
     assert all("@" not in f.object for f in facts if f.skill is Skill.PARAMETRIC)
+    assert [name for name, relation in recipe.facts.relations.items() if relation.sensitive] == ["contact"]
 
 
 def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Path) -> None:

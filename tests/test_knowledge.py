@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from skillcompose.errors import KnowledgeBaseError, RunError
 from skillcompose.facts import extract
 from skillcompose.index import Retriever, compile_passages
 from skillcompose.index import vectors as index_vectors
+from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
@@ -179,3 +181,23 @@ def test_many_vectors_get_inverted_lists_whose_recall_is_measured(
         faiss.write_index(built, str(tmp_path / f"{number}.faiss"))
         found = index_vectors.read_index(tmp_path / f"{number}.faiss")
         assert index_vectors.recall_of(found, queries, wanted) > 0.9
+
+
+def test_what_is_sensitive_is_retrieved_but_in_no_training_row(recipe_file: Path, tmp_path: Path) -> None:
+    """By strings: no training or validation row shows a value of `needs`, of the tiny knowledge base, or a pattern."""
+    overrides = {"facts.relations.needs.sensitive": True, "facts.sensitive": [r"\bmail\b"]}
+    overrides |= {"questions.test": ["kind > owner"]}
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, overrides)
+    run = skillcompose.train(recipe, tmp_path / "run", until="questions")
+    facts = [f for f in read_jsonl(run.stage("facts") / "facts.jsonl", Fact) if f.relation == "needs"]
+    assert facts
+    stated = [sentence(fact, recipe) for fact in facts]
+    index = "\n".join(p.text for p in read_jsonl(run.stage("index") / "passages.jsonl", Passage))
+    assert all(words in index for words in stated)
+    for skill in Skill:
+        for split in ("train", "validation"):
+            for question in read_jsonl(run.stage("questions") / f"{skill}.{split}.jsonl", Question):
+                row = prompt(question.text, question.passages) + question.completion
+                assert not any(words in row for words in stated) and not re.search(r"\bmail\b", row)
+    report = json.loads((run.stage("questions") / "questions.report.json").read_text())
+    assert any("sensitive" in reason for reason in report["dropped"])

@@ -6,6 +6,7 @@ The settings of TRL and PEFT are read from the installed sources: importing TRL 
 import ast
 import difflib
 import importlib.util
+import re
 import string
 from functools import cache
 from pathlib import Path
@@ -160,6 +161,11 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 problems.append(
                     (f"facts.tables.{name}.key", f"no column {table.key!r}" + _nearest(table.key, columns[name]))
                 )
+    for number, pattern in enumerate(recipe.facts.sensitive):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problems.append((f"facts.sensitive.{number}", f"{pattern!r} is no regular expression: {error}"))
     for name, relation in recipe.facts.relations.items():
         place = f"facts.relations.{name}"
         if relation.table not in recipe.facts.tables:
@@ -169,6 +175,8 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         elif relation.table in columns and relation.column not in columns[relation.table]:
             hint = _nearest(relation.column, columns[relation.table])
             problems.append((f"{place}.column", f"no column {relation.column!r}" + hint))
+        if relation.sensitive and relation.place == "weights":
+            problems.append((f"{place}.sensitive", "what the weights learn cannot be sensitive; place it in the index"))
         if 0 < len(relation.questions) < 3:
             problems.append((f"{place}.questions", "needs three wordings or more (two are held out), or none"))
         for field, texts, wanted in (

@@ -34,6 +34,8 @@ class Relation(Section):
     """Where facts of this relation live: `weights` (parametric skill) or `index` (contextual skill)."""
     reversed: bool = False
     """The cell is the subject and the row's key the object (described as S -> name)."""
+    sensitive: bool = False
+    """Retrieved, but in no row that anything is trained on; only for `index`."""
     questions: list[str] = Field(default_factory=list)
     """Wordings with {subject}; the last two are held out for validation and test. At least three, or none."""
     statement: str = ""
@@ -66,6 +68,8 @@ class Passages(Section):
 class Facts(Section):
     tables: dict[str, Table]
     relations: dict[str, Relation]
+    sensitive: list[str] = Field(default_factory=list)
+    """Regular expressions of what no training row may hold (phone numbers, account numbers)."""
     known: int | None = Field(None, ge=1)
     """Put only the facts about so many subjects into the weights: those that index facts lead to most often."""
 

@@ -40,6 +40,7 @@ class Column:
     why: str = ""
     reversed: bool = False
     leads_to: str = ""
+    sensitive: bool = False
 
 
 @dataclass
@@ -148,7 +149,8 @@ def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str
     elif median(len(v.split()) for v in values) > TEXT:
         column.why = "left out: text; put it into a document"
     elif private:
-        column.place, column.why = "index", "private: never in the weights"
+        column.place, column.why = "index", "private: retrieved, and in no training row"
+        column.sensitive = True
     elif (target := _target(distinct, table, keys)) and not _numbers(values):
         column.place, column.leads_to = "index", target
         shared = sum(count for value, count in distinct.items() if value in keys[target])

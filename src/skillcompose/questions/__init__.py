@@ -16,6 +16,7 @@ from skillcompose.prompts import prompt
 from skillcompose.questions.complementary import complementary_questions
 from skillcompose.questions.contextual import contextual_questions
 from skillcompose.questions.parametric import parametric_questions
+from skillcompose.questions.redaction import Redaction
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json, write_jsonl
 
@@ -35,6 +36,11 @@ def run(work: Work) -> None:
     reserved = {fact_id for split in complementary.values() for q in split for fact_id in q.fact_ids}
     contextual = contextual_questions(facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"))
     parametric = parametric_questions(facts, recipe, random.Random(f"parametric {recipe.seed}"))
+    redaction = Redaction(facts, recipe)
+    for splits in (parametric, contextual, complementary):
+        # Validation too: it decides what is kept of training.
+        for split in ("train", "validation"):
+            splits[split] = redaction.rows(splits[split], dropped)
     check_disjoint(contextual["train"], [fact for fact in facts if fact.id in reserved], recipe)
     counts = {}
     for skill, splits in zip(Skill, (parametric, contextual, complementary), strict=True):

@@ -86,6 +86,7 @@ def _relations(tables: list[Table]) -> list[str]:
             taken.add(name)
             lines += [f"    {_quoted(name)}:", f"      table: {_quoted(table.name)}"]
             lines += [f"      column: {_quoted(column.name)}"] + ["      reversed: true"] * column.reversed
+            lines += ["      sensitive: true"] * column.sensitive
             lines.append(_commented(f"      place: {column.place}", column.why))
     return lines
 

@@ -91,7 +91,9 @@ def measure(run: Run, count: int, progress: Progress | None = None) -> dict[str,
         abstained = [text.startswith(ABSTENTION.split("\n")[0]) or NOT_IN_PASSAGES in text for text in parts[2]]
         scores = [*right, abstained, _right(parts[3], [m for m, _ in pairs]), _right(parts[3], [q for _, q in pairs])]
         clusters = [[q.bridges[0] for q in questions] for questions in [plain] * 4 + [[q for _, q in pairs]] * 2]
-        found[rung] = {name: _cell(*cell) for name, *cell in zip(MEANING, scores, clusters, strict=True)}
+        found[rung] = {
+            name: _cell(*cell) for name, cell in zip(MEANING, zip(scores, clusters, strict=True), strict=True)
+        }
     folder = run.folder / "diagnosis"
     folder.mkdir(exist_ok=True)
     write_json(folder / "attribution.json", found)

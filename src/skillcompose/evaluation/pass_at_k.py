@@ -112,8 +112,8 @@ def curves(
             "interval": [[round(end, 4) for end in bootstrap(scores, clusters)] for scores in shares],
         }
     guess = [chance(question, by_id, objects) for question in questions]
-    shares = [sum(1 - (1 - p) ** k for p in guess) / len(guess) for k in ks]
-    found["chance"] = {"k": ks, "share": [round(share, 4) for share in shares], "interval": []}
+    guessed = [round(sum(1 - (1 - p) ** k for p in guess) / len(guess), 4) for k in ks]
+    found["chance"] = {"k": ks, "share": guessed, "interval": []}
     return found
 
 
@@ -154,7 +154,7 @@ def measure(run: Run, samples: int, per_level: int, progress: Progress | None = 
     facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
     found = {
         str(level): {"questions": len(questions), "curves": curves(questions, counts, samples, facts)}
-        | verdict(questions, *(counts[name] for name in ADAPTERS), samples)
+        | verdict(questions, counts["start"], counts["composed"], samples)
         for level, questions in chosen.items()
         if questions
     }

@@ -21,7 +21,9 @@ PRIVATE = {"email", "mail", "phone", "mobile", "fax", "salary", "wage", "iban", 
 PRIVATE |= {"birth", "birthday", "birthdate", "ssn", "tax", "address", "passport"}
 CHANGING = {"date", "time", "updated", "created", "modified", "status", "state", "price", "cost", "amount", "total"}
 CHANGING |= {"count", "stock", "quantity", "score", "version", "release"}
-PRIVATE_VALUE = re.compile(r"^[^@\s]+@[^@\s]+\.\w+$|^\+?[\d ()/-]{9,}$|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$")
+PRIVATE_VALUE = re.compile(
+    r"^[^@\s]+@[^@\s]+\.\w+$|^(?!\d{4}-\d\d-\d\d$)\+?[\d ()/-]{9,}$|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$"
+)
 NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
 LEAST = 8  # values; fewer make no questions

@@ -23,9 +23,9 @@ def build_index(vectors: np.ndarray) -> tuple[faiss.Index, dict[str, Any]]:
     """
     count, width = vectors.shape
     if count <= EXACT:
-        index = faiss.IndexFlatIP(width)
-        index.add(vectors)
-        return index, {"kind": "exact"}
+        flat = faiss.IndexFlatIP(width)
+        flat.add(vectors)
+        return flat, {"kind": "exact"}
     rng = np.random.default_rng(SEED)
     lists = 2 ** round(math.log2(4 * math.sqrt(count)))
     index = faiss.IndexIVFScalarQuantizer(

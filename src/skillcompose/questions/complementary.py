@@ -127,9 +127,9 @@ def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]
         found: list[Walk] = [(fact,) for fact in first[path[0]]]
         for relation in path[1:]:
             found = [
-                (*walk, fact)
+                (*walk, following)
                 for walk in found
-                if (fact := about.get((relation, normalise(walk[-1].object)))) and not _returns(walk, fact)
+                if (following := about.get((relation, normalise(walk[-1].object)))) and not _returns(walk, following)
             ]
         if found:
             walks[" > ".join(path)] = found
@@ -175,9 +175,9 @@ def level_of(path: str, trained: set[str]) -> Level:
 def worded(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
     names = [references_of_split(references(fact.relation, recipe), split) for fact in walk[:-1]]
-    ways = list(product(of_split(questions(walk[-1].relation, recipe), split), *names))
+    wordings = [wording for _, wording in of_split(questions(walk[-1].relation, recipe), split)]
+    ways = list(product(wordings, product(*names)))
     chosen = rng.sample(ways, min(count, len(ways)))
     return [
-        ask(walk, wording, refer, number, Skill.COMPLEMENTARY, recipe)
-        for number, ((_, wording), *refer) in enumerate(chosen)
+        ask(walk, wording, refer, number, Skill.COMPLEMENTARY, recipe) for number, (wording, refer) in enumerate(chosen)
     ]

@@ -18,11 +18,15 @@ class Redaction:
     """Removes what the recipe calls sensitive, or the row where that cannot be done."""
 
     def __init__(self, facts: Iterable[Fact], recipe: Recipe) -> None:
+        facts = list(facts)
         secret = [fact for fact in facts if recipe.relation(fact.relation).sensitive]
         self.ids = {fact.id for fact in secret}
         self.stated = [sentence(fact, recipe) for fact in secret]
         values = {normalise(fact.subject if fact.object == fact.key else fact.object) for fact in secret}
-        self.values = {value for value in values if len(value) > SHORT}
+        # What other facts name too is no secret; that it stands in this relation is.
+        open_facts = [fact for fact in facts if not recipe.relation(fact.relation).sensitive]
+        known = {normalise(name) for fact in open_facts for name in (fact.key, fact.subject, fact.object)}
+        self.values = {value for value in values - known if len(value) > SHORT}
         self.patterns = [re.compile(pattern) for pattern in recipe.facts.sensitive]
 
     def rows(self, questions: list[Question], dropped: Counter[str]) -> list[Question]:

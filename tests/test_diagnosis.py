@@ -7,7 +7,7 @@ from pathlib import Path
 from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
-from skillcompose.evaluation.pass_at_k import as_text, estimate, measure
+from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, verdict
 from skillcompose.generation import Sampling, generate
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
@@ -20,7 +20,7 @@ def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Pa
     run = Run.open(finished_run)
     found = measure(run, 8, 2)
     for result in found.values():
-        assert result["verdict"] in ("synthesised", "amplified", "undecided")
+        assert result["verdict"] == "undecided", "two questions decide nothing"
         assert result["curves"]["start"]["k"] == [1, 2, 4, 8]
         assert result["curves"]["chance"]["share"] == sorted(result["curves"]["chance"]["share"])
     assert "composed is" in as_text(found)
@@ -88,3 +88,15 @@ def test_attribution_asks_both_policies_four_ways(finished_run: Path) -> None:
     assert set(found["start"]) == set(attribution.MEANING)
     assert all(0 <= cell["share"] <= 1 for rung in found.values() for cell in rung.values())
     assert "conflict, passage followed" in attribution.as_text(found)
+
+
+def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
+    asked = [
+        Question(str(i), "?", ("a",), "So: a", Skill.COMPLEMENTARY, "x > y", ("x", "y"), bridges=(f"b{i}",))
+        for i in range(40)
+    ]
+    none, some, every = ({q.id: count for q in asked} for count in (0, 1, 8))
+    assert verdict(asked, none, every, 8)["verdict"] == "synthesised"
+    assert verdict(asked, some, every, 8)["verdict"] == "amplified"
+    assert verdict(asked, none, none, 8)["verdict"] == "undecided"
+    assert verdict(asked[:5], none, every, 8)["verdict"] == "undecided"

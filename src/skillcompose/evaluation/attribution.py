@@ -40,10 +40,13 @@ class Conflicts:
         self.about = {(f.relation, normalise(f.subject)): f for f in self.by_id.values() if f.skill is Skill.PARAMETRIC}
 
     def make(self, question: Question, rng: random.Random) -> Question | None:
-        """None when no passage states the first hop, or no other bridge has an answer of its own."""
+        """None when no passage states the first hop, when it is about its own row (a passage's title would still name
+        it), or when no other bridge has an answer of its own."""
         first, *rest = (self.by_id[fact_id] for fact_id in question.fact_ids)
         stated = sentence(first, self.recipe)
-        if not any(stated in passage.text for passage in question.passages):
+        if normalise(first.object) == normalise(first.key) or not any(
+            stated in passage.text for passage in question.passages
+        ):
             return None
         others = sorted({fact.subject for fact in self.about.values()} - {first.object})
         for other in rng.sample(others, len(others)):

@@ -28,6 +28,8 @@ from skillcompose.types import Fact, Level, Question, Skill, read_jsonl, write_j
 ADAPTERS = ("start", "composed")
 MEET = 0.05
 """Curves whose distance is surely below this meet."""
+FEWEST = 20
+"""Bridges; the bootstrap of fewer is too sure of itself."""
 Counts = dict[str, int]
 """Question -> how many of its samples were right."""
 
@@ -118,12 +120,17 @@ def curves(
 
 
 def verdict(questions: Sequence[Question], start: Counts, composed: Counts, samples: int) -> dict[str, Any]:
-    """*synthesised*: at the largest k the policy is surely above its start; *amplified*: surely not by much;
-    *undecided* otherwise. With the paired difference and its 95 % interval."""
+    """*synthesised*: at the largest k the policy is surely above its start; *amplified*: surely not by much.
+
+    *undecided* otherwise, with few bridges, and where neither gets anything right. With the paired difference and its
+    95 % interval.
+    """
     k = ladder_of_k(samples)[-1]
     scores = [estimate(samples, composed[q.id], k) - estimate(samples, start[q.id], k) for q in questions]
     low, high = bootstrap(scores, [q.bridges[0] for q in questions])
     word = "synthesised" if low > 0 else "amplified" if high < MEET else "undecided"
+    if len({q.bridges[0] for q in questions}) < FEWEST or not any(composed[q.id] or start[q.id] for q in questions):
+        word = "undecided"
     mean = sum(scores) / len(scores)
     return {"verdict": word, "k": k, "difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
 

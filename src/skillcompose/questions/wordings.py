@@ -10,7 +10,9 @@ GENERAL = (
     "What {name} does {{subject}} have?",
     "Tell me the {name} of {{subject}}.",
     "{{subject}}: which {name}?",
-    "Which {name} belongs to {{subject}}?",
+    "What is {{subject}}'s {name}?",
+    "I would like to know the {name} of {{subject}}.",
+    "Please say which {name} {{subject}} has.",
 )
 GENERAL_REFERENCE = (
     "the {name} of {{subject}}",

@@ -216,11 +216,16 @@ def report(run: Path) -> None:
 @main.command()
 @RUN
 @click.argument("folder", type=click.Path(path_type=Path))
-def export(run: Path, folder: Path) -> None:
-    """Write the composed policy of RUN to a new FOLDER: merged weights, tokenizer, index, embedder, model card."""
+@click.option("--form", type=click.Choice(["merged", "adapter", "gguf"]), default="merged", show_default=True)
+def export(run: Path, folder: Path, form: str) -> None:
+    """Write the composed policy of RUN to a new FOLDER, for other tools.
+
+    merged: weights that transformers and vLLM load, tokenizer, index, embedder. adapter: the LoRA instead of the
+    weights, for PEFT and vLLM. gguf: one file for llama.cpp, and a Modelfile for Ollama.
+    """
     from skillcompose.serving.export import export as write
 
-    found = write(Run.open(run), folder)
+    found = write(Run.open(run), folder, form)
     click.echo(folder)
     click.echo(f"Logits differ by {found['drift']:.1e}; same answer on {found['same']} of {found['asked']}.", err=True)
 

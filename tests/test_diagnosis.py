@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from markupsafe import escape
+
 from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
 from skillcompose.evaluation.pass_at_k import as_text, curves, estimate, measure, verdict
+from skillcompose.evaluation.report import write_diagnosis
 from skillcompose.generation import Sampling, generate
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
@@ -89,6 +92,15 @@ def test_attribution_asks_both_policies_four_ways(finished_run: Path) -> None:
     assert set(found["start"]) == set(attribution.MEANING)
     assert all(0 <= cell["share"] <= 1 for rung in found.values() for cell in rung.values())
     assert "conflict, passage followed" in attribution.as_text(found)
+
+
+def test_the_diagnosis_is_a_page(finished_run: Path) -> None:
+    run = Run.open(finished_run)
+    measure(run, 8, 2)
+    attribution.measure(run, 3)
+    page = write_diagnosis(run.folder / "diagnosis", "tiny <b>").read_text()
+    assert page.count("<svg") == 2 and "tiny &lt;b&gt;" in page
+    assert "undecided" in page and all(escape(meaning) in page for meaning in attribution.MEANING.values())
 
 
 def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:

@@ -195,11 +195,13 @@ def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool,
 
         shares = sources.measure(opened, questions)
         click.echo(json.dumps(shares) if as_json else sources.as_text(shares))
+        show_diagnosis(opened)
     elif pass_at_k:
         from skillcompose.evaluation.pass_at_k import as_text, measure
 
         found = measure(opened, pass_at_k, questions)
         click.echo(json.dumps(found) if as_json else as_text(found))
+        show_diagnosis(opened)
     elif as_json:
         click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
@@ -262,6 +264,13 @@ def doctor() -> None:
 
     for name, found in findings().items():
         click.echo(f"{name:16} {found}")
+
+
+def show_diagnosis(run: Run) -> None:
+    from skillcompose.evaluation.report import write_diagnosis
+    from skillcompose.pipeline import load_recipe
+
+    click.echo(f"\nReport: {write_diagnosis(run.folder / 'diagnosis', load_recipe(run).name)}", err=True)
 
 
 def show_results(run: Run) -> None:

@@ -187,8 +187,10 @@ def chat(run: Path) -> None:
 @click.option("--attribution", is_flag=True, help="Ask without passages and with conflicting ones.")
 @click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level, or in all.")
 def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool, questions: int) -> None:
-    """Print the ladder of a finished run; with --pass-at-k whether RL synthesised the skill or amplified it; with
-    --attribution what each source contributes."""
+    """Print the ladder of a finished run.
+
+    With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes.
+    """
     opened = Run.open(run)
     if attribution:
         from skillcompose.evaluation import attribution as sources

@@ -119,7 +119,7 @@ class Policy:
             passages: For each question what to read, texts or passages; none at all is closed book.
 
         Returns:
-            One `Answer` a question. Its `text` is empty when the model wrote no readable final line: the raw
+            One `Answer` a question. Its `text` is empty when the model wrote no readable final line; the raw
             `completion` is there all the same.
         """
         found, prompts, _ = self._prepare(questions, passages)

@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 export PYTHONUNBUFFERED = 1
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install demo test test-integrations lint clean
+.PHONY: install demo test test-integrations docs lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,10 +32,15 @@ test-integrations:
 	$(VENV)-integrations/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,langchain,qdrant]' openai
 	$(VENV)-integrations/bin/python -m pytest -q tests/integrations
 
+# The pages of docs/ as a site in site/.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache

@@ -90,6 +90,11 @@ def rendered(text: str) -> str:
     return MARKS.sub(lambda found: found.group(1) + table(found.group(2)) + found.group(3), text)
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs calls it for every page of `docs/`: tables stand there between the same marks."""
+    return rendered(markdown)
+
+
 def rewrite_readme() -> None:
     readme = ROOT / "README.md"
     readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")

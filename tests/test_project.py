@@ -116,6 +116,12 @@ def test_a_missing_folder_never_falls_through_to_a_hub(tmp_path: Path) -> None:
 
 
 def test_no_machine_is_named_in_the_project() -> None:
-    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("recipes/*"), *ROOT.glob("*.md"), ROOT / "Makefile"]:
+    for path in [
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("recipes/*"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "Makefile",
+    ]:
         text = path.read_text()
         assert str(Path.home()) + "/" not in text or str(Path.home()) == "/", path

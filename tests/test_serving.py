@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner
 from fastapi.testclient import TestClient
 
 import skillcompose
+from skillcompose import gguf_file
 from skillcompose.cli import main
 from skillcompose.conversation import standalone
-from skillcompose.errors import RunError, ServingError
+from skillcompose.errors import ModelError, RunError, ServingError
+from skillcompose.prompts import prompt
 from skillcompose.serving import server
 from skillcompose.serving.export import export
 
@@ -52,8 +55,11 @@ def test_streams_threads_and_coroutines_say_what_a_single_call_says(policy: skil
         assert list(threads.map(policy.answer, [QUESTION] * 8)) == [expected] * 8
 
 
-def test_an_exported_folder_answers_alone(finished_run: Path, policy: skillcompose.Policy, tmp_path: Path) -> None:
-    found = export(skillcompose.Run.open(finished_run), tmp_path / "out")
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_an_exported_folder_answers_alone(
+    form: str, finished_run: Path, policy: skillcompose.Policy, tmp_path: Path
+) -> None:
+    found = export(skillcompose.Run.open(finished_run), tmp_path / "out", form)
     assert found["same"] == found["asked"] > 0
     assert found["drift"] < 1e-4
     loaded = skillcompose.Policy.from_pretrained(tmp_path / "out")
@@ -65,6 +71,44 @@ def test_an_exported_folder_answers_alone(finished_run: Path, policy: skillcompo
         export(skillcompose.Run.open(finished_run), tmp_path / "out")
     with pytest.raises(RunError, match="skillcompose export"):
         skillcompose.Policy.from_pretrained(tmp_path)
+
+
+def test_an_adapter_is_not_put_on_another_base(finished_run: Path, tmp_path: Path) -> None:
+    export(skillcompose.Run.open(finished_run), tmp_path / "out", "adapter")
+    assert "--max-lora-rank 8 " in (tmp_path / "out" / "README.md").read_text()
+    settings = tmp_path / "out" / "policy.json"
+    settings.write_text(settings.read_text().replace('"fingerprint": "', '"fingerprint": "x'))
+    with pytest.raises(ModelError, match="not the base"):
+        skillcompose.Policy.from_pretrained(tmp_path / "out")
+
+
+def test_a_gguf_file_says_what_the_policy_says(
+    finished_run: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = skillcompose.Run.open(finished_run), tmp_path / "out"
+    with pytest.raises(ModelError, match="convert_hf_to_gguf"):
+        export(run, out, "gguf")
+    assert not out.exists()
+    config = json.loads((tiny_model / "config.json").read_text())
+    writer = gguf.GGUFWriter(tmp_path / "header.gguf", "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    monkeypatch.setattr(gguf_file, "HEADER", str(tmp_path / "header.gguf"))
+    found = export(run, out, "gguf")
+    assert found["drift"] < 2e-3
+    assert found["same"] >= found["asked"] - 1
+    assert prompt("{{ .Prompt }}") in (out / "Modelfile").read_text()
 
 
 def test_chat_completions_answer_with_citations(client: TestClient, policy: skillcompose.Policy) -> None:

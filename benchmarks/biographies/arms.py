@@ -185,7 +185,7 @@ def consolidation_only(arm: Arm) -> tuple[int, Path]:
     return spent + arm.reinforced(folder), arm.work.folder / "composed"
 
 
-def exact_sum(arm: Arm) -> tuple[int, Path]:
+def sum_grpo(arm: Arm) -> tuple[int, Path]:
     """No consolidation: GRPO from the sum of the adapters."""
     merged = arm.run.stage("composition") / "merged"
     return arm.atomic_tokens() + arm.reinforced(merged), arm.work.folder / "composed"
@@ -238,5 +238,5 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "parametric_only": single(Skill.PARAMETRIC),
     "contextual_only": single(Skill.CONTEXTUAL),
     "consolidation_only": consolidation_only,
-    "exact_sum": exact_sum,
+    "sum_grpo": sum_grpo,
 }

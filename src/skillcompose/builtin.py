@@ -127,6 +127,7 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from skillcompose.gguf_file import HEADER, copy_header
     from skillcompose.models import quiet_libraries
 
     quiet_libraries()
@@ -142,3 +143,4 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     model.is_quantized = False
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    copy_header(source, folder / HEADER)

@@ -32,6 +32,8 @@ OWNED = {
     "save_strategy": "checkpoints are written by `save_steps`",
     "packing": "rows are short; use per_device_train_batch_size",
     "max_length": "rows are never truncated",
+    "train_sampling_strategy": "the order of rows is fixed by the seed",
+    "remove_unused_columns": "rows hold what the trainer reads",
     "temperature_eval": "evaluation is greedy",
     "task_type": "always CAUSAL_LM",
 }
@@ -179,18 +181,18 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             problems.append((f"{place}.sensitive", "what the weights learn cannot be sensitive; place it in the index"))
         if 0 < len(relation.questions) < 3:
             problems.append((f"{place}.questions", "needs three wordings or more (two are held out), or none"))
-        for field, texts, wanted in (
-            ("questions", relation.questions, {"subject"}),
-            ("reference", relation.reference, {"subject"}),
-            ("statement", [relation.statement] if relation.statement else [], {"subject", "object"}),
-            ("passage", [relation.passage] if relation.passage else [], {"subject", "object"}),
+        for field, texts, wanted, optional in (
+            ("questions", relation.questions, {"subject"}, set[str]()),
+            ("reference", relation.reference, {"subject"}, set[str]()),
+            ("statement", [relation.statement] if relation.statement else [], {"object"}, {"subject"}),
+            ("passage", [relation.passage] if relation.passage else [], {"subject", "object"}, set[str]()),
         ):
-            for text in texts:
-                found_names = _placeholders(text)
-                if not found_names <= wanted or (field != "statement" and "subject" not in found_names):
-                    problems.append(
-                        (f"{place}.{field}", f"{text!r} must use {{subject}}" + " and {object}" * (len(wanted) > 1))
-                    )
+            names = " and ".join(f"{{{name}}}" for name in sorted(wanted, reverse=True))
+            problems += [
+                (f"{place}.{field}", f"{text!r} must use {names}")
+                for text in texts
+                if not wanted <= _placeholders(text) <= wanted | optional
+            ]
     for field in ("train", "validation", "test"):
         for path in getattr(recipe.questions, field):
             names = path_relations(path)

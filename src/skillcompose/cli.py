@@ -187,19 +187,23 @@ def chat(run: Path) -> None:
 @click.option("--attribution", is_flag=True, help="Ask without passages and with conflicting ones.")
 @click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level, or in all.")
 def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool, questions: int) -> None:
-    """Print the ladder of a finished run; with --pass-at-k whether RL synthesised the skill or amplified it; with
-    --attribution what each source contributes."""
+    """Print the ladder of a finished run.
+
+    With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes.
+    """
     opened = Run.open(run)
     if attribution:
         from skillcompose.evaluation import attribution as sources
 
         shares = sources.measure(opened, questions)
         click.echo(json.dumps(shares) if as_json else sources.as_text(shares))
+        show_diagnosis(opened)
     elif pass_at_k:
         from skillcompose.evaluation.pass_at_k import as_text, measure
 
         found = measure(opened, pass_at_k, questions)
         click.echo(json.dumps(found) if as_json else as_text(found))
+        show_diagnosis(opened)
     elif as_json:
         click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
@@ -216,11 +220,16 @@ def report(run: Path) -> None:
 @main.command()
 @RUN
 @click.argument("folder", type=click.Path(path_type=Path))
-def export(run: Path, folder: Path) -> None:
-    """Write the composed policy of RUN to a new FOLDER: merged weights, tokenizer, index, embedder, model card."""
+@click.option("--form", type=click.Choice(["merged", "adapter", "gguf"]), default="merged", show_default=True)
+def export(run: Path, folder: Path, form: str) -> None:
+    """Write the composed policy of RUN to a new FOLDER, for other tools.
+
+    merged: weights that transformers and vLLM load, tokenizer, index, embedder. adapter: the LoRA instead of the
+    weights, for PEFT and vLLM. gguf: one file for llama.cpp, and a Modelfile for Ollama.
+    """
     from skillcompose.serving.export import export as write
 
-    found = write(Run.open(run), folder)
+    found = write(Run.open(run), folder, form)
     click.echo(folder)
     click.echo(f"Logits differ by {found['drift']:.1e}; same answer on {found['same']} of {found['asked']}.", err=True)
 
@@ -257,6 +266,13 @@ def doctor() -> None:
 
     for name, found in findings().items():
         click.echo(f"{name:16} {found}")
+
+
+def show_diagnosis(run: Run) -> None:
+    from skillcompose.evaluation.report import write_diagnosis
+    from skillcompose.pipeline import load_recipe
+
+    click.echo(f"\nReport: {write_diagnosis(run.folder / 'diagnosis', load_recipe(run).name)}", err=True)
 
 
 def show_results(run: Run) -> None:

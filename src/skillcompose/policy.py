@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
 from skillcompose.conversation import Turn, standalone
-from skillcompose.errors import PromptError, RunError
+from skillcompose.errors import ModelError, PromptError, RunError
 from skillcompose.generation import BATCH_TOKENS, Sampling, answer_texts, steps
 from skillcompose.index import Retriever
 from skillcompose.machine import device
-from skillcompose.models import load_adapter, load_base, load_tokenizer
+from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, normalise, prompt, sentences
 from skillcompose.run import Run
@@ -81,12 +81,20 @@ class Policy:
 
         Raises:
             RunError: The folder was not exported by skillcompose, or its index is another one.
+            ModelError: The folder holds an adapter, and its base cannot be found or is another one.
         """
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise RunError(f"{folder} has no {SETTINGS}; `skillcompose export RUN FOLDER` writes such a folder")
         settings = read_json(folder / SETTINGS)
-        model = load_base(str(folder), torch.float32 if device().type == "cpu" else None)
+        dtype = torch.float32 if device().type == "cpu" else None
+        if name := settings.get("base"):
+            base = resolve(name)
+            if fingerprint(base) != settings["fingerprint"]:
+                raise ModelError(f"{base} is not the base that the adapter in {folder} was trained on")
+            model = load_adapter(load_base(base, dtype), folder).merge_and_unload()
+        else:
+            model = load_base(str(folder), dtype)
         if retriever is None:
             retriever = Retriever.load(folder / "index", folder)
         return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])
@@ -111,7 +119,7 @@ class Policy:
             passages: For each question what to read, texts or passages; none at all is closed book.
 
         Returns:
-            One `Answer` a question. Its `text` is empty when the model wrote no readable final line: the raw
+            One `Answer` a question. Its `text` is empty when the model wrote no readable final line; the raw
             `completion` is there all the same.
         """
         found, prompts, _ = self._prepare(questions, passages)

@@ -19,6 +19,8 @@ class Section(BaseModel):
 
 
 class Table(Section):
+    """A table of the knowledge base, named by its file: `products.csv`, `book.xlsx#Sheet`, `data.sqlite#table`."""
+
     key: str
     """Column that names the row."""
     limit: int | None = Field(None, ge=1)
@@ -28,8 +30,12 @@ class Table(Section):
 
 
 class Relation(Section):
+    """A column that questions are asked about: each row gives a fact about the row's key."""
+
     table: str
+    """One of `facts.tables`."""
     column: str
+    """The column that holds the objects (the subjects when `reversed`)."""
     place: Literal["weights", "index"]
     """Where facts of this relation live: `weights` (parametric skill) or `index` (contextual skill)."""
     reversed: bool = False
@@ -37,13 +43,15 @@ class Relation(Section):
     sensitive: bool = False
     """Retrieved, but in no row that anything is trained on; only for `index`."""
     questions: list[str] = Field(default_factory=list)
-    """Wordings with {subject}; the last two are held out for validation and test. At least three, or none."""
+    """Wordings with {subject}; the last two are held out for validation and test. At least three, or none: then
+    general ones are made of the relation's name."""
     statement: str = ""
-    """One hop of an answer, with {subject} and {object}."""
+    """One hop of an answer, with {subject} and {object}; "The NAME of {subject} is {object}." when empty."""
     passage: str = ""
     """The sentence written into the index; the statement when empty."""
     reference: list[str] = Field(default_factory=list)
-    """Noun phrases for the object, with {subject}; the last is held out for the test. Needed to chain."""
+    """Noun phrases for the object, with {subject}, which questions of several hops are made of; the last of several is
+    held out for the test. General ones are made of the relation's name when empty."""
 
     @property
     def skill(self) -> Skill:
@@ -51,6 +59,8 @@ class Relation(Section):
 
 
 class Passages(Section):
+    """How documents are cut."""
+
     max_tokens: int = Field(200, ge=20)
     """Of the embedder. Longer sections are cut at their structure, paragraphs or sentences."""
     overlap: int = Field(30, ge=0)
@@ -66,8 +76,12 @@ class Passages(Section):
 
 
 class Facts(Section):
+    """What is known, and where each part of it lives."""
+
     tables: dict[str, Table]
+    """Table -> which column names its rows."""
     relations: dict[str, Relation]
+    """Relation -> its column, its place and its words; the name stands in paths and in general wordings."""
     sensitive: list[str] = Field(default_factory=list)
     """Regular expressions of what no training row may hold (phone numbers, account numbers)."""
     known: int | None = Field(None, ge=1)
@@ -75,14 +89,21 @@ class Facts(Section):
 
 
 class Index(Section):
+    """What is retrieved, and how."""
+
     embedder: str = "builtin:all-minilm-l6-v2"
+    """A built-in model, a folder or a Hugging Face name that sentence-transformers loads."""
     search: Literal["dense", "hybrid"] = "hybrid"
+    """`dense` compares embeddings; `hybrid` fuses their ranking with BM25's."""
     k: int = Field(3, ge=1)
+    """Passages that a question is asked with."""
     min_recall: float = Field(0.95, ge=0, le=1)
     """Warn before training when recall@k of the supporting passage is below."""
 
 
 class Questions(Section):
+    """Which questions are made of the facts, and how they are split."""
+
     train: list[str] = Field(default_factory=list)
     """Relation paths that RL trains on, "a > b"; chosen from the facts when empty."""
     validation: list[str] = Field(default_factory=list)
@@ -102,43 +123,67 @@ class Questions(Section):
 
 
 class Mastery(Section):
+    """The gate: below it a run stops, unless `--allow-unmastered`."""
+
     parametric: list[float] = Field(default_factory=lambda: [0.8, 0.5])
     """Lowest exact match on held-out wordings, by number of hops."""
     contextual: list[float] = Field(default_factory=lambda: [0.6, 0.5])
+    """The same of the contextual skill, where the passage was retrieved."""
     questions: int = Field(60, ge=1)
     """Questions asked for each skill and number of hops."""
 
 
 class Adapter(Section):
+    """One LoRA adapter and its supervised training."""
+
     lora: dict[str, Any]
+    """Settings of `peft.LoraConfig`."""
     sft: dict[str, Any]
+    """Settings of `trl.SFTConfig`."""
 
 
 class Adapters(Section):
+    """One adapter for each atomic skill, and the gate behind them."""
+
     parametric: Adapter
+    """Answers from the weights."""
     contextual: Adapter
+    """Answers from passages."""
     mastery: Mastery = Mastery()
+    """What both must reach before they are composed."""
 
 
 class Consolidation(Section):
+    """Supervised training of the merged adapter on both atomic skills."""
+
     rows: int = Field(480, ge=1)
     """Atomic rows of both skills, eight to a sequence of a batch."""
     sft: dict[str, Any]
+    """Settings of `trl.SFTConfig`."""
 
 
 class Replay(Section):
+    """What keeps RL from forgetting the atomic skills."""
+
     rows: int = Field(12, ge=0)
     """Atomic rows trained on at every GRPO step."""
     weight: float = Field(0.5, ge=0)
+    """Of their loss, beside GRPO's."""
 
 
 class Composition(Section):
+    """Two adapters -> one policy."""
+
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
     consolidation: Consolidation
+    """After the merge, before RL."""
     mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.6, 0.5])
+    """What the consolidated adapter must reach before RL."""
     grpo: dict[str, Any]
+    """Settings of `trl.GRPOConfig`."""
     replay: Replay = Replay()
+    """Atomic rows during RL."""
     ema_decay: float = Field(0.93, ge=0, lt=1)
     """The policy is the exponential moving average of GRPO's steps; 0 takes the last step alone."""
     validate_steps: int = Field(10, ge=1)
@@ -148,9 +193,12 @@ class Composition(Section):
 
 
 class Evaluation(Section):
+    """How many test questions are asked."""
+
     questions: int = Field(100, ge=1)
     """Test questions for each level and kind of bridge; the rungs that carry no target are asked `ladder` of them."""
     ladder: int = Field(20, ge=1)
+    """For each level, of the rungs that carry no target: the untuned model, each adapter, the exact sum, full RAG."""
     atomic: int = Field(100, ge=1)
     """Test questions for each atomic skill and number of hops."""
 
@@ -159,9 +207,13 @@ class Recipe(Section):
     """A whole recipe. `source` is the file it came from; relative paths start at its folder."""
 
     name: str = Field(min_length=1)
+    """The run goes to `runs/NAME`."""
     seed: int = Field(0, ge=0)
+    """Of splits, samples and training."""
     model: str
+    """The base: `builtin:...`, a folder with safetensors, or a Hugging Face name."""
     knowledge_base: str
+    """The folder with documents and tables, read recursively."""
     max_new_tokens: int = Field(48, ge=8)
     """Longest answer in tokens, wherever the model answers."""
     max_answer_tokens: int = Field(40, ge=1)

@@ -81,14 +81,14 @@ def train_adapter(
     ordered = training_order(groups, int(settings.pop("num_train_epochs", 1)), batch, seed)
     model = load_base(base)
     model = load_adapter(model, start, trainable=True) if start else new_adapter(model, lora or {}, seed)
-    arguments = SFTConfig(
-        **machine_settings(scratch, seed),
-        **settings,
-        num_train_epochs=1,
-        max_length=None,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-    )
+    # The order of rows, epochs included, is fixed before; the collator needs every column.
+    fixed = {
+        "num_train_epochs": 1,
+        "max_length": None,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+    }
+    arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
     trainer = AdapterTrainer(
         model,

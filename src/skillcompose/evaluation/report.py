@@ -1,23 +1,24 @@
 """`report.html`: the ladder, the learning curves, and answers good and bad with the passages they had."""
 
-import io
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
+from skillcompose.evaluation.attribution import MEANING
 from skillcompose.evaluation.breaks import ADVICE
+from skillcompose.evaluation.plots import attribution_plot, curves_plot, ladder_plot, pass_at_k_plot
 from skillcompose.pipeline import Work
 from skillcompose.results import RUNGS, ladder_table
-from skillcompose.types import Level, Question, read_json, read_jsonl, write_text
+from skillcompose.types import Question, read_json, read_jsonl, write_text
 
 if TYPE_CHECKING:
     from skillcompose.evaluation.ladder import Ladder, Prediction
 
-matplotlib.use("svg")
 SAMPLES = 10
+# Everything that comes from documents is escaped: a knowledge base is untrusted text.
+PAGES = Environment(loader=PackageLoader("skillcompose.evaluation", "."), autoescape=True)
 
 
 def write_report(
@@ -35,11 +36,7 @@ def write_report(
         }.items()
     }
     questions = {q.id: q for q in read_jsonl(work.read("questions") / "complementary.test.jsonl", Question)}
-    # Everything that comes from documents is escaped: a knowledge base is untrusted text.
-    page = Environment(loader=PackageLoader("skillcompose.evaluation", "."), autoescape=True).get_template(
-        "report.html"
-    )
-    html = page.render(
+    html = PAGES.get_template("report.html").render(
         name=recipe.name,
         seed=recipe.seed,
         model=recipe.model,
@@ -88,64 +85,12 @@ def samples(predictions: "list[Prediction]", questions: dict[str, Question], see
     return [{"prediction": p, "question": questions[p.question]} for p in chosen[:SAMPLES]]
 
 
-def ladder_plot(metrics: dict[str, Any]) -> Markup:
-    from matplotlib.figure import Figure
-
-    rungs = [rung for rung in RUNGS if metrics.get(rung, {}).get("unseen", {}).get("macro") is not None]
-    figure = Figure(figsize=(9, 0.42 * len(rungs) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    height = 0.8 / len(Level)
-    for offset, level in enumerate(Level):
-        for row, rung in enumerate(rungs):
-            found = metrics[rung]["unseen"].get(level.value)
-            if not found:
-                continue
-            low, high = found["interval"]
-            share = found["share"]
-            axes.barh(
-                row + offset * height,
-                100 * share,
-                height,
-                color=f"C{offset}",
-                xerr=[[100 * max(0, share - low)], [100 * max(0, high - share)]],
-                ecolor="#888",
-                label=level.value.replace("_", "-") if row == 0 else None,
-            )
-    axes.set_yticks([row + height for row in range(len(rungs))], [RUNGS[rung] for rung in rungs])
-    axes.invert_yaxis()
-    axes.set_xlabel("exact match on unseen bridges, %")
-    axes.legend(loc="lower right")
-    return svg(figure)
-
-
-def curves_plot(losses: dict[str, list[dict[str, float]]], training: dict[str, Any]) -> Markup:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, history in losses.items():
-        left.plot([entry["step"] for entry in history], [entry["loss"] for entry in history], label=name)
-    left.set_xlabel("step")
-    left.set_ylabel("loss")
-    left.legend()
-    history = training["history"]
-    right.plot(
-        [e["step"] for e in history], [100 * e["reward"] for e in history], color="#bbb", label="reward (training)"
-    )
-    steps = sorted(training["validation"], key=int)
-    right.plot([int(s) for s in steps], [100 * training["validation"][s] for s in steps], "o-", label="validation")
-    for name in ("parametric", "contextual", "closed_book"):
-        shares = [100 * training["probes"][s][name] for s in steps if name in training["probes"][s]]
-        right.plot([int(s) for s in steps][: len(shares)], shares, ".--", linewidth=0.8, label=name.replace("_", " "))
-    right.axvline(training["chosen_step"], color="#888", linestyle=":", label="chosen")
-    right.set_xlabel("GRPO step")
-    right.set_ylabel("exact match, %")
-    right.legend()
-    return svg(figure)
-
-
-def svg(figure: Any) -> Markup:
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "skillcompose"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return Markup(text.getvalue()[text.getvalue().index("<svg") :])
+def write_diagnosis(folder: Path, name: str) -> Path:
+    """`diagnosis.html` from what was measured so far: pass@k, attribution, or both. Returns its path."""
+    path = folder / "diagnosis.html"
+    found = {kind: folder / f"{kind}.json" for kind in ("pass_at_k", "attribution")}
+    measured = {kind: read_json(file) for kind, file in found.items() if file.is_file()}
+    drawn = {"pass_at_k": pass_at_k_plot, "attribution": attribution_plot}
+    plots = {kind: drawn[kind](result) for kind, result in measured.items()}
+    write_text(path, PAGES.get_template("diagnosis.html").render(name=name, plots=plots, meaning=MEANING, **measured))
+    return path

@@ -1,40 +1,53 @@
-"""A run -> one folder that needs nothing else: merged weights, tokenizer, index, embedder, model card.
+"""A run -> one folder that other tools load, in one of three forms.
 
-transformers, vLLM and others load it as any model; `Policy.from_pretrained` finds the retriever in it too.
+`merged` holds the weights with the adapter added: transformers, vLLM and others load it as any model. `adapter` is the
+LoRA for PEFT and vLLM. Both come with tokenizer, index and embedder, so `Policy.from_pretrained` needs nothing else
+(an adapter: its base). `gguf` is one file for llama.cpp, and a Modelfile for Ollama.
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from skillcompose import gguf_file
 from skillcompose.builtin import resolve
 from skillcompose.errors import ModelError, RunError
 from skillcompose.generation import answer_texts
-from skillcompose.models import load_adapter, load_base, load_tokenizer
+from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt
+from skillcompose.recipe import Recipe
 from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
 from skillcompose.types import Question, read_json, read_jsonl, write_json, write_text
 
 GOLDEN = 20
-DRIFT = 1e-3  # of the logits' norm
+DRIFT = {"merged": 1e-3, "adapter": 1e-3, "gguf": 1e-2}  # of the logits' norm; F16 rounds
+GGUF = "model.gguf"
+RANKS_OF_VLLM = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def export(run: Run, folder: Path) -> dict[str, float]:
+def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
     """Write the composed policy of a run to a new folder.
 
+    Args:
+        run: A finished run.
+        folder: Where to; it must not have anything in it.
+        form: merged, adapter or gguf.
+
     Returns:
-        How far the merged weights' logits are from the adapter's (relative), and of how many golden questions the
-        folder's answer is the adapter's: `{"drift", "same", "asked"}`.
+        How far the logits of what was written are from the policy's (relative) when it is loaded as others load it,
+        and of how many golden questions its answer is the policy's: `{"drift", "same", "asked"}`.
 
     Raises:
         RunError: The folder has something in it, or composition has not finished.
-        ModelError: The merged weights compute something else; nothing is left behind.
+        ModelError: What was written computes something else (nothing is left behind), or this base has no GGUF.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -44,35 +57,88 @@ def export(run: Run, folder: Path) -> dict[str, float]:
     tokenizer = load_tokenizer(base)
     asked = read_jsonl(run.require("questions") / "complementary.test.jsonl", Question)[:GOLDEN]
     prompts = [prompt(question.text, question.passages) for question in asked]
+    adapter = run.require("composition") / "composed"
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        model = load_adapter(load_base(base, torch.float32), run.require("composition") / "composed")
+        model = load_adapter(load_base(base, torch.float32), adapter)
         before = _logits(model, tokenizer, prompts)
         said = answer_texts(model, tokenizer, prompts, recipe.max_new_tokens)
-        plain = model.merge_and_unload()
-        # Sampling defaults that the base ships with contradict greedy answers, and then nothing is saved.
-        plain.generation_config.temperature = plain.generation_config.top_p = plain.generation_config.top_k = None
-        plain.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        merged = load_base(str(aside), torch.float32)
-        drift = float((_logits(merged, tokenizer, prompts) - before).norm() / before.norm())
-        if drift > DRIFT:
-            raise ModelError(f"merged, the logits differ by {drift:.1e} from the adapter's; nothing was exported")
-        again = answer_texts(merged, tokenizer, prompts, recipe.max_new_tokens)
-        index = shutil.copytree(run.require("index"), aside / "index", ignore=shutil.ignore_patterns("stage.json"))
-        embedder = Path(resolve(recipe.index.embedder, recipe.source.parent))
-        if embedder.is_dir():
-            shutil.copytree(embedder, aside / "embedder")
-            write_json(index / "index.json", read_json(index / "index.json") | {"embedder": "embedder"})
-        write_json(aside / SETTINGS, {"k": recipe.index.k, "max_new_tokens": recipe.max_new_tokens, "run": recipe.name})
-        write_text(aside / "README.md", card(run, recipe.name, recipe.model))
+        again = FORMS[form](model.merge_and_unload(), recipe, base, adapter, aside)
+        drift = float((_logits(again, tokenizer, prompts) - before).norm() / before.norm())
+        if drift > DRIFT[form]:
+            raise ModelError(f"exported, the logits differ by {drift:.1e} from the policy's; nothing was left there")
+        answers = answer_texts(again, tokenizer, prompts, recipe.max_new_tokens)
+        if form != "gguf":
+            tokenizer.save_pretrained(aside)
+            _retriever(run, recipe, aside)
+            settings = {"k": recipe.index.k, "max_new_tokens": recipe.max_new_tokens, "run": recipe.name}
+            if form == "adapter":
+                settings |= {"base": recipe.model, "fingerprint": fingerprint(base)}
+            write_json(aside / SETTINGS, settings)
+        write_text(aside / "README.md", card(run, recipe, form))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {"drift": drift, "same": sum(a == b for a, b in zip(said, again, strict=True)), "asked": len(asked)}
+    return {"drift": drift, "same": sum(a == b for a, b in zip(said, answers, strict=True)), "asked": len(asked)}
+
+
+def _merged(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
+    # Sampling defaults that the base ships with contradict greedy answers, and then nothing is saved.
+    plain.generation_config.temperature = plain.generation_config.top_p = plain.generation_config.top_k = None
+    plain.save_pretrained(folder)
+    return load_base(str(folder), torch.float32)
+
+
+def _adapter(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    config = folder / "adapter_config.json"
+    # Not the folder in which this machine keeps the base.
+    write_json(config, read_json(config) | {"base_model_name_or_path": recipe.model})
+    return PeftModel.from_pretrained(load_base(base, torch.float32), str(folder)).eval()
+
+
+def _gguf(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
+    header = Path(base) / gguf_file.HEADER
+    if not header.is_file():
+        raise ModelError(
+            f"{base} has no {gguf_file.HEADER}: GGUF is written for built-in models (in a cache from an older version "
+            "remove that folder and run `skillcompose fetch`). For another base export the merged form and run "
+            "llama.cpp's convert_hf_to_gguf.py on it."
+        )
+    gguf_file.write(plain, header, folder / GGUF)
+    write_text(folder / "Modelfile", modelfile(recipe.max_new_tokens))
+    again = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
+    again.generation_config.do_sample = False
+    return again.eval()
+
+
+FORMS: dict[str, Callable[[PreTrainedModel, Recipe, str, Path, Path], PreTrainedModel]] = {
+    "merged": _merged,
+    "adapter": _adapter,
+    "gguf": _gguf,
+}
+
+
+def modelfile(max_new_tokens: int) -> str:
+    """Ollama's recipe: the user's message is the question, the system message holds the passages."""
+    return f'''FROM ./{GGUF}
+TEMPLATE """{{{{ if .System }}}}{{{{ .System }}}}
+
+{{{{ end }}}}{prompt("{{ .Prompt }}")}"""
+PARAMETER temperature 0
+PARAMETER num_predict {max_new_tokens}
+'''
+
+
+def _retriever(run: Run, recipe: Recipe, folder: Path) -> None:
+    index = shutil.copytree(run.require("index"), folder / "index", ignore=shutil.ignore_patterns("stage.json"))
+    embedder = Path(resolve(recipe.index.embedder, recipe.source.parent))
+    if embedder.is_dir():
+        shutil.copytree(embedder, folder / "embedder")
+        write_json(index / "index.json", read_json(index / "index.json") | {"embedder": "embedder"})
 
 
 @torch.no_grad()
@@ -82,25 +148,20 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
     return torch.cat([model(row.to(model.device)).logits[:, -1].float().cpu() for row in ids])
 
 
-def card(run: Run, name: str, base: str) -> str:
-    """The model card: what it is, what was measured, what it is not for."""
+def card(run: Run, recipe: Recipe, form: str) -> str:
+    """The model card: what it is, how it is loaded, what was measured, what it is not for."""
     metrics = run.stage("evaluation") / "metrics.json"
     ladder = as_markdown(ladder_table(json.loads(metrics.read_text()))) if metrics.is_file() else "Not evaluated."
     return f"""---
-base_model: {base}
-library_name: transformers
+base_model: {recipe.model}
 ---
 
-# {name}
+# {recipe.name}
 
 A composed policy: it reads passages that a retriever finds, and knows what they do not say. Trained with skillcompose
-from `{base}`, whose licence holds for these weights; what it knows comes from the knowledge base of the run.
+from `{recipe.model}`, whose licence holds for these weights; what it knows comes from the knowledge base of the run.
 
-```python
-import skillcompose
-
-answer = skillcompose.Policy.from_pretrained("this folder").answer("...")
-```
+{usage(run, recipe, form)}
 
 ## Measured
 
@@ -113,3 +174,32 @@ Exact match in percent on test questions that it was not trained on; unseen brid
 It answers questions about its knowledge base in the form that it was trained in, greedily. A wrong answer looks as sure
 as a right one. Other abilities of the base model were neither kept on purpose nor measured.
 """
+
+
+def usage(run: Run, recipe: Recipe, form: str) -> str:
+    """How this form is loaded."""
+    raw = f"The prompt is plain text, without a chat template:\n\n```\n[1] title: text\n\n{prompt('...')}```"
+    if form == "gguf":
+        return f"""`ollama create {recipe.name} -f Modelfile`, then ask with the question as prompt and the passages,
+one a line (`[1] title: text`), as system message. Ollama itself was not run here.
+
+{raw}"""
+    own = """```python
+import skillcompose
+
+answer = skillcompose.Policy.from_pretrained("this folder").answer("...")
+```"""
+    if form == "merged":
+        return f"{own}\n\n{raw}"
+    config = read_json(run.require("composition") / "composed" / "adapter_config.json")
+    rank = max([config["r"], *config["rank_pattern"].values()])
+    room = next((size for size in RANKS_OF_VLLM if size >= rank), rank)
+    return f"""{own}
+
+vLLM serves it beside other adapters of the same base (not run here):
+
+```bash
+vllm serve BASE_FOLDER --enable-lora --max-lora-rank {room} --lora-modules {recipe.name}=THIS_FOLDER
+```
+
+{raw}"""

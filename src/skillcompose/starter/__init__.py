@@ -32,6 +32,9 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if knowledge is not None and proposed is not None:
         text = recipe.read_text(encoding="utf-8")
+        # Not the starter's: two projects must not share a run.
+        name = re.sub(r"[^a-z0-9]+", "-", knowledge.resolve().name.lower()).strip("-") or "own-folder"
+        text = text.replace("name: own-folder", f"name: {_quoted(name)}", 1)
         text = text.replace("../knowledge ", _quoted(os.path.relpath(knowledge, recipe.parent)) + " ", 1)
         text = re.sub(
             r"^(#.*\n)+",

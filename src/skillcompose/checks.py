@@ -187,9 +187,9 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             ("statement", [relation.statement] if relation.statement else [], {"object"}, {"subject"}),
             ("passage", [relation.passage] if relation.passage else [], {"subject", "object"}, set[str]()),
         ):
-            names = " and ".join(f"{{{name}}}" for name in sorted(wanted, reverse=True))
+            shown = " and ".join(f"{{{one}}}" for one in sorted(wanted, reverse=True))
             problems += [
-                (f"{place}.{field}", f"{text!r} must use {names}")
+                (f"{place}.{field}", f"{text!r} must use {shown}")
                 for text in texts
                 if not wanted <= _placeholders(text) <= wanted | optional
             ]

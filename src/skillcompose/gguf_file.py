@@ -10,6 +10,8 @@ import gguf
 import numpy as np
 from transformers import PreTrainedModel
 
+from skillcompose.errors import ModelError
+
 HEADER = "header.gguf"
 # Of the tensors, or written anew.
 NOT_COPIED = {
@@ -34,9 +36,12 @@ def write(model: PreTrainedModel, header: Path, target: Path) -> None:
     """A Llama-like model as GGUF: matrices in F16, vectors in F32.
 
     Args:
-        model: On the CPU, without adapters.
+        model: Without adapters.
         header: A GGUF file of the same architecture, sizes and tokenizer.
         target: The file to write.
+
+    Raises:
+        ModelError: The model has a tensor that the format does not know.
     """
     writer = _begin(header, target)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -46,12 +51,15 @@ def write(model: PreTrainedModel, header: Path, target: Path) -> None:
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        weight = tensor.float().numpy()
+        weight = tensor.float().cpu().numpy()
         if count := heads.get(name.split(".")[-2]):
             # llama.cpp rotates neighbouring rows of a head, transformers rows half a head apart.
             weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
         kind = np.float16 if weight.ndim > 1 else np.float32
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(weight, kind))
+        there = names.get_name(name, try_suffixes=(".weight",))
+        if there is None:
+            raise ModelError(f"GGUF has no place for {name}: export the merged form and use llama.cpp's converter")
+        writer.add_tensor(there, np.ascontiguousarray(weight, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -60,7 +68,8 @@ def write(model: PreTrainedModel, header: Path, target: Path) -> None:
 
 def _begin(source: Path, target: Path) -> gguf.GGUFWriter:
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.get_field("general.architecture").contents())
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name in NOT_COPIED:
             continue

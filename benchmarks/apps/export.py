@@ -31,14 +31,15 @@ const [modelPath, asked, answered] = process.argv.slice(2);
 const { prompts, maxTokens } = JSON.parse(fs.readFileSync(asked));
 const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
 const model = await llama.loadModel({ modelPath });
-const context = await model.createContext({ contextSize: 2048, flashAttention: false });
+// With more threads than cores they wait for each other for minutes.
+const context = await model.createContext({ contextSize: 2048, flashAttention: false, threads: llama.cpuMathCores });
+const sequence = context.getSequence();
 const texts = [];
 for (const prompt of prompts) {
-    const sequence = context.getSequence();
     const completion = new LlamaCompletion({ contextSequence: sequence });
     texts.push(await completion.generateCompletion(model.tokenize(prompt, false), { maxTokens, temperature: 0 }));
-    completion.dispose();
-    sequence.dispose();
+    completion.dispose({ disposeSequence: false });
+    await sequence.clearHistory();
 }
 fs.writeFileSync(answered, JSON.stringify(texts));
 process.exit(0);

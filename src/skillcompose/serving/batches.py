@@ -9,7 +9,7 @@ from skillcompose.policy import Policy
 from skillcompose.types import Answer, Passage
 
 SIZE = 16  # questions of a batch
-WAIT = 0.01  # seconds for others to come along
+WAIT = 0.03  # seconds for others to come along: clients that were answered together ask again together
 PENDING = 64  # questions that may wait; further ones are refused
 
 

@@ -107,7 +107,8 @@ def side(name: str, questions: Path, scratch: Path) -> None:
                 train_sampling_strategy="sequential",
                 remove_unused_columns=False,
             ),
-            train_dataset=Dataset.from_list([{"number": i} for i in range(len(sizes))]),
+            # TRL takes rows with `input_ids` as they are; the collator puts each batch in the place of its number.
+            train_dataset=Dataset.from_list([{"input_ids": [0], "number": i} for i in range(len(sizes))]),
             processing_class=tokenizer,
             callbacks=[Clock()],
         )

@@ -16,6 +16,7 @@ import claims
 import skillcompose
 from skillcompose.adapters import ATOMIC, train_adapter
 from skillcompose.builtin import resolve
+from skillcompose.composition.general import general_rows
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
@@ -57,7 +58,9 @@ class Arm:
     @property
     def mixture(self) -> Mixture:
         splits = [q for split in ("train", "validation", "test") for q in self.questions(Skill.COMPLEMENTARY, split)]
-        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits)
+        general = self.work.folder / "general.jsonl"
+        rows = general_rows(self.base, self.tokenizer, self.recipe.composition.general, self.seed, general, Progress())
+        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits, rows)
 
     @property
     def consolidation(self) -> list[Group]:

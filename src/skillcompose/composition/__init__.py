@@ -1,4 +1,4 @@
-"""Stage 6: exact merge of the two adapters, consolidation on a small atomic mix, the gate again, then GRPO.
+"""Stage 6: exact merge of the two adapters, consolidation on a small mix of rows, the gate again, then GRPO.
 
 `merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
 `composed/` the average of GRPO's steps, the last that validation does not find clearly worse than the best;
@@ -9,6 +9,7 @@ import random
 
 from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
 from skillcompose.builtin import resolve
+from skillcompose.composition.general import general_rows
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
@@ -27,6 +28,9 @@ def run(work: Work) -> None:
     mixture = Mixture(
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in ATOMIC},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
+        general_rows(
+            base, tokenizer, settings.general, recipe.seed, work.folder / "general.jsonl", work.progress
+        ),
     )
     start = work.folder / "start"
     train_adapter(

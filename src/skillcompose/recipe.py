@@ -149,6 +149,9 @@ class Adapters(Section):
     """Answers from the weights."""
     contextual: Adapter
     """Answers from passages."""
+    general: int = Field(512, ge=0)
+    """Conversations that the base model holds with itself before training. They are among the parametric rows and are
+    replayed in consolidation and RL, so that the policy keeps what the base could do."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 
@@ -182,9 +185,6 @@ class Composition(Section):
     """What the consolidated adapter must reach before RL."""
     grpo: dict[str, Any]
     """Settings of `trl.GRPOConfig`."""
-    general: int = Field(256, ge=0)
-    """Conversations that the base model holds with itself before training, replayed in consolidation and RL so that it
-    keeps what it could do besides."""
     replay: Replay = Replay()
     """Atomic rows during RL."""
     ema_decay: float = Field(0.93, ge=0, lt=1)

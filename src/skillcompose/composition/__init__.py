@@ -7,9 +7,8 @@
 
 import random
 
-from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
+from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
 from skillcompose.builtin import resolve
-from skillcompose.composition.general import general_rows
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
@@ -28,9 +27,7 @@ def run(work: Work) -> None:
     mixture = Mixture(
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in ATOMIC},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
-        general_rows(
-            base, tokenizer, settings.general, recipe.seed, work.folder / "general.jsonl", work.progress
-        ),
+        read_general(work.read("adapters") / GENERAL),
     )
     start = work.folder / "start"
     train_adapter(

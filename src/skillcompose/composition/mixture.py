@@ -12,6 +12,7 @@ from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
 READ = 3
+GENERAL = 2
 
 
 class Mixture:
@@ -19,8 +20,8 @@ class Mixture:
 
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
-    The entity takes the place of an invented one, so that the passages state nothing true of it. A `general` row, where
-    there are some, stands beside each block and is not counted.
+    The entity takes the place of an invented one, so that the passages state nothing true of it. Two `general` rows,
+    where there are some, stand beside each block and are not counted.
     """
 
     def __init__(
@@ -50,8 +51,7 @@ class Mixture:
             known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
-            beside_them = [rng.choice(self.general)] if self.general else []
-            blocks.append(group(block[: rows - number]) + beside_them)
+            blocks.append(group(block[: rows - number]) + rng.sample(self.general, min(GENERAL, len(self.general))))
         return blocks
 
     def _entities(self, known: list[Question]) -> list[str]:

@@ -93,9 +93,9 @@ def measure(run: Run, count: int, progress: Progress | None = None) -> dict[str,
         name = rung.replace(" ", "_")
         model = load_adapter(model, adapter, name)
 
-        def answers(asked: Sequence[Question], name: str = name, rung: str = rung) -> list[str]:
+        def answers(asked: Sequence[Question], policy: Any = model, rung: str = rung) -> list[str]:
             prompts = [prompt(q.text, q.passages) for q in asked]
-            return answer_texts(model, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
+            return answer_texts(policy, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
 
         with using(model, name):
             asked = FullRag(run, recipe).read(chosen, answers) if rung == FULL_RAG else chosen

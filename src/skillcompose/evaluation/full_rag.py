@@ -25,9 +25,7 @@ class FullRag:
         self.retriever = Retriever.build(passages, embedder, recipe.index.search)
         self.k = recipe.index.k
 
-    def read(
-        self, questions: Sequence[Question], answer: Callable[[list[Question]], list[str]]
-    ) -> list[Question]:
+    def read(self, questions: Sequence[Question], answer: Callable[[list[Question]], list[str]]) -> list[Question]:
         """The questions with what both retrievals find; `answer` gives the first answers."""
         first = self._with(questions, self._search([q.text for q in questions], self.k))
         hops = [(sentences(text) or [q.text])[0] for text, q in zip(answer(first), first, strict=True)]

@@ -142,9 +142,9 @@ def measure(
     others: dict[str, Path] | None = None,
     levels: Sequence[Level] = tuple(Level),
 ) -> dict[str, Any]:
-    """Curves of each level on unseen bridges, and a verdict on each policy: `{level: {"questions", "curves", "verdicts"}}`.
+    """Curves of each level on unseen bridges, and a verdict on each policy.
 
-    Also written to `diagnosis/pass_at_k.json` in the run; what is sampled stays there, adapter by adapter.
+    As `{level: {"questions", "curves", "verdicts"}}`. Also written to `diagnosis/pass_at_k.json` in the run; what is sampled stays there, adapter by adapter.
 
     Args:
         run: A finished run; its start and its composed policy are sampled.
@@ -202,9 +202,9 @@ def as_text(found: dict[str, Any]) -> str:
             lines.append(f"{name:>{wide}} " + " ".join(f"{100 * share:5.0f}" for share in curve["share"]))
         for name, found_ in result["verdicts"].items():
             low, high = found_["interval"]
-            lines.append(
-                f"{found_['verdict']}: at k = {found_['k']} {name} is {100 * found_['difference']:+.0f} points from the "
-                f"start [{100 * low:+.0f}, {100 * high:+.0f}]"
+            difference = (
+                f"{100 * found_['difference']:+.0f} points from the start [{100 * low:+.0f}, {100 * high:+.0f}]"
             )
+            lines.append(f"{found_['verdict']}: at k = {found_['k']} {name} is {difference}")
         lines.append("")
     return "\n".join(lines).rstrip()

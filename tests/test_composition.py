@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
+from skillcompose.adapters.general import ANSWER_TOKENS, read_general, spread, write_general
 from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
@@ -18,6 +19,7 @@ from skillcompose.errors import AdapterError
 from skillcompose.generation import Sampling, _choose, answer_texts, generate
 from skillcompose.models import load_adapter, load_base, using
 from skillcompose.packing import Group, Row, collate, packed
+from skillcompose.progress import Progress
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 TARGETS = ["q_proj", "down_proj"]
@@ -239,6 +241,33 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
     assert set(titles) & {(*q.bridges, q.subject)[0] for pool in mixture.beside for q in pool}
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
+
+
+def test_general_rows_are_what_the_base_says_and_stand_among_the_others(
+    finished_run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}Question: {{ m['content'] }}\nAnswer:\n{% endfor %}"
+    file = tmp_path / "general.jsonl"
+    write_general(str(tiny_model), tokenizer, 5, 0, file, Progress())
+    rows = read_general(file)
+    assert rows
+    said = answer_texts(load_base(str(tiny_model)), tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
+    assert [row.completion.strip() for row in rows] == said
+    groups = [[Row(str(number), "", False)] for number in range(2 * len(rows))]
+    mixed = spread(rows, groups)
+    assert [row for group in mixed for row in group[1:]] == rows and max(map(len, mixed)) == 2
+    folder = finished_run / "04-questions"
+    *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
+    mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked, rows)
+    for block in mixture.blocks(12, random.Random(0)):
+        assert len(set(block) & set(rows)) == min(2, len(rows))
+
+
+def test_a_cut_answer_teaches_no_end(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    whole, cut = (packed([Row("Hi\n", "So: x", False, ends)], tokenizer)["labels"] for ends in (True, False))
+    assert whole == [*cut, tokenizer.eos_token_id]
 
 
 def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:

@@ -22,14 +22,17 @@ from skillcompose.types import Fact, Question, Skill, read_jsonl
 def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Path) -> None:
     assert [estimate(4, right, 2) for right in (0, 1, 3)] == [0.0, 0.5, 1.0]
     run = Run.open(finished_run)
-    found = measure(run, 8, 2)
+    merged = run.stage("composition") / "merged"
+    found = measure(run, 8, 2, others={"merged": merged})
     for result in found.values():
-        assert result["verdict"] == "undecided", "two questions decide nothing"
+        assert result["verdicts"].keys() == {"composed", "merged"}
+        for judged in result["verdicts"].values():
+            assert judged["verdict"] == "undecided", "two questions decide nothing"
         assert result["curves"]["start"]["k"] == [1, 2, 4, 8]
         assert result["curves"]["chance"]["share"] == sorted(result["curves"]["chance"]["share"])
-    assert "composed is" in as_text(found)
+    assert "composed is" in as_text(found) and "merged is" in as_text(found)
     records = sorted((run.folder / "diagnosis").glob("*.jsonl"))
-    assert len(records) == 2
+    assert len(records) == 3
     lines = records[0].read_text().splitlines()
     records[0].write_text("\n".join([*lines[:-1], lines[-1][:9]]) + "\n")
     assert measure(run, 8, 2).keys() == found.keys()
@@ -86,9 +89,9 @@ def test_a_conflicting_passage_leads_to_another_answer_and_a_removed_one_nowhere
         assert by_id[question.fact_ids[0]].key not in {p.title for p in left}
 
 
-def test_attribution_asks_both_policies_four_ways(finished_run: Path) -> None:
+def test_attribution_asks_the_policies_and_full_rag_four_ways(finished_run: Path) -> None:
     found = attribution.measure(Run.open(finished_run), 3)
-    assert set(found) == {"start", "composed"}
+    assert set(found) == {"start", "composed", "full RAG"}
     assert set(found["start"]) == set(attribution.MEANING)
     assert all(0 <= cell["share"] <= 1 for rung in found.values() for cell in rung.values())
     assert "conflict, passage followed" in attribution.as_text(found)

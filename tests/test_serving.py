@@ -17,6 +17,7 @@ from skillcompose import gguf_file
 from skillcompose.cli import main
 from skillcompose.conversation import standalone
 from skillcompose.errors import ModelError, RunError, ServingError
+from skillcompose.live import Live
 from skillcompose.prompts import prompt
 from skillcompose.serving import server
 from skillcompose.serving.export import export
@@ -53,6 +54,34 @@ def test_streams_threads_and_coroutines_say_what_a_single_call_says(policy: skil
     assert asyncio.run(policy.answer_async(QUESTION)) == expected
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(policy.answer, [QUESTION] * 8)) == [expected] * 8
+
+
+def test_who_joins_later_gets_the_answer_of_a_single_call(policy: skillcompose.Policy) -> None:
+    asked = [QUESTION, "Who?", f"{QUESTION} {QUESTION}", "What is the size of brol?", "Which is the red clock program?"]
+    alone = [policy.answer(question) for question in asked]
+    live = policy.live()
+    growing = live.join(asked[:1])
+    for question in asked[1:]:
+        live.step()
+        growing += live.join([question])
+    unwanted = live.join([QUESTION] * 2)
+    live.step()
+    live.leave(unwanted[0])
+    while not all(one.done for one in growing):
+        live.step()
+    assert [one.answer for one in growing] == alone
+    assert not unwanted[0].done and unwanted[0] not in live.growing
+
+
+def test_a_long_prompt_waits_until_there_is_room(policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skillcompose.generation.BATCH_TOKENS", 600)
+    live = policy.live()
+    short, long = live.join([QUESTION], [[]]) + live.join([QUESTION], [["brol needs fenk. " * 60]])
+    live.step()
+    assert short.ids and not long.ids
+    while not long.done:
+        live.step()
+    assert short.done and long.answer == policy.answer(QUESTION, ["brol needs fenk. " * 60])
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter"])
@@ -182,14 +211,14 @@ def test_many_at_once_are_batched_none_lost_and_too_many_refused(
     policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    stream, go = policy.stream_batch, threading.Event()
+    step, go = Live.step, threading.Event()
 
-    def counted(questions, passages=None):
-        sizes.append(len(questions))
+    def counted(live):
+        sizes.append(len(live.growing) + len(live.waiting))
         go.wait(20)
-        return stream(questions, passages)
+        step(live)
 
-    monkeypatch.setattr(policy, "stream_batch", counted)
+    monkeypatch.setattr(Live, "step", counted)
     monkeypatch.setattr("skillcompose.serving.batches.PENDING", 24)
     with TestClient(server.make_app(policy, "tiny"), "http://localhost") as client, ThreadPoolExecutor(48) as threads:
         asked = [threads.submit(client.post, "/v1/chat/completions", json=chat()) for _ in range(48)]
@@ -207,14 +236,14 @@ def test_many_at_once_are_batched_none_lost_and_too_many_refused(
 def test_one_bad_question_fails_alone_and_an_unread_stream_keeps_nobody_waiting(
     client: TestClient, policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = policy.stream_batch
+    prepare = policy.prepare
 
     def picky(questions, passages=None):
         if "bad" in questions:
             raise RuntimeError("bad")
-        return stream(questions, passages)
+        return prepare(questions, passages)
 
-    monkeypatch.setattr(policy, "stream_batch", picky)
+    monkeypatch.setattr(policy, "prepare", picky)
     with ThreadPoolExecutor(8) as threads:
         asked = ["bad" if i == 3 else QUESTION for i in range(8)]
         found = threads.map(lambda text: client.post("/answer", json={"question": text}).status_code, asked)
@@ -227,7 +256,7 @@ def test_one_bad_question_fails_alone_and_an_unread_stream_keeps_nobody_waiting(
 
 def test_a_failure_is_that_requests_alone(client: TestClient, policy: skillcompose.Policy, monkeypatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(policy, "stream_batch", lambda *_: 1 / 0)
+        broken.setattr(Live, "step", lambda _: 1 / 0)
         response = client.post("/answer", json={"question": QUESTION})
         assert response.status_code == 500
         assert "request id" in response.json()["error"]["message"]

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 
 import skillcompose
-from skillcompose.adapters import ATOMIC, train_adapter
+from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
+from skillcompose.adapters.general import spread
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
@@ -23,7 +24,7 @@ from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
-from skillcompose.packing import Group, by_passages
+from skillcompose.packing import Group, Row, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
 from skillcompose.prompts import mentions, prompt
@@ -55,9 +56,18 @@ class Arm:
         return read_jsonl(self.run.stage("questions") / f"{skill}.{split}.jsonl", Question)
 
     @property
+    def general(self) -> list[Row]:
+        return read_general(self.run.stage("adapters") / GENERAL)
+
+    def atomic(self, skill: Skill) -> list[Group]:
+        """The rows of one adapter, as `default` trains it."""
+        groups = by_passages(self.questions(skill))
+        return spread(self.general, groups) if skill is Skill.PARAMETRIC else groups
+
+    @property
     def mixture(self) -> Mixture:
         splits = [q for split in ("train", "validation", "test") for q in self.questions(Skill.COMPLEMENTARY, split)]
-        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits)
+        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits, self.general)
 
     @property
     def consolidation(self) -> list[Group]:
@@ -109,7 +119,7 @@ class Arm:
         total = self.tokens(self.consolidation)
         for skill in ATOMIC:
             epochs = getattr(self.recipe.adapters, skill).sft["num_train_epochs"]
-            total += epochs * self.tokens(by_passages(self.questions(skill)))
+            total += epochs * self.tokens(self.atomic(skill))
         return total
 
     def asked(self, name: str, adapter: Path) -> list[list[Any]]:
@@ -159,7 +169,7 @@ def start_sft_comp(arm: Arm) -> tuple[int, Path]:
 def joint(arm: Arm) -> tuple[int, Path]:
     """The published recipe: one LoRA on both atomic sets, no merge, then the same GRPO."""
     rng = random.Random(f"joint {arm.seed}")
-    groups = [group for skill in ATOMIC for group in by_passages(arm.questions(skill))]
+    groups = [group for skill in ATOMIC for group in arm.atomic(skill)]
     adapter = arm.recipe.adapters.parametric
     folder = arm.work.folder / "start"
     spent = arm.supervised(

@@ -24,14 +24,13 @@ from stock import LORA, in_own_process, stock_policy
 ROWS, BATCH, SEED = 192, 8, 0
 
 
-def side(name: str, questions: Path, scratch: Path) -> None:
+def side(name: str, model_name: str, questions: Path, count: int, scratch: Path) -> None:
     """Runs in a process of its own; prints seconds and mean loss as JSON."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    import skillcompose
     from skillcompose.adapters.sft import AdapterTrainer, training_order
     from skillcompose.builtin import resolve
     from skillcompose.models import load_base, load_tokenizer, new_adapter
@@ -39,13 +38,12 @@ def side(name: str, questions: Path, scratch: Path) -> None:
     from skillcompose.training import machine_settings
     from skillcompose.types import Question, read_jsonl
 
-    recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "quickstart.yaml")
-    folder = resolve(recipe.model)
+    folder = resolve(model_name)
     tokenizer = load_tokenizer(folder)
     rng = random.Random(SEED)
     # Half closed-book rows, half with passages, four about each set of them.
     closed, read = (
-        rng.sample(groups, ROWS // 2 // len(groups[0]))
+        rng.sample(groups, count // 2 // len(groups[0]))
         for groups in (
             by_passages(read_jsonl(questions / f"{skill}.train.jsonl", Question))
             for skill in ("parametric", "contextual")
@@ -121,9 +119,10 @@ def side(name: str, questions: Path, scratch: Path) -> None:
     print(json.dumps({"seconds": sum(times), "loss": mean}))
 
 
-def run(name: str, questions: Path, dtype: str | None = None) -> dict[str, float]:
+def run(name: str, model: str, questions: Path, rows: int = ROWS, dtype: str | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
-        found = in_own_process(__file__, "--side", name, "--questions", questions, "--scratch", scratch, dtype=dtype)
+        given = ["--model", model, "--questions", questions, "--rows", rows, "--scratch", scratch]
+        found = in_own_process(__file__, "--side", name, *given, dtype=dtype)
     result: dict[str, float] = json.loads(found)
     return result
 
@@ -132,19 +131,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--side")
+    parser.add_argument("--model")
     parser.add_argument("--questions", type=Path)
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
     if options.side:
-        side(options.side, options.questions, options.scratch)
+        side(options.side, options.model, options.questions, options.rows, options.scratch)
         return
     import skillcompose
 
     recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "quickstart.yaml")
     with tempfile.TemporaryDirectory() as folder:
         questions = skillcompose.train(recipe, folder, until="questions").stage("questions")
-        exact = [run(name, questions, "float32")["loss"] for name in ("stock", "ours")]
-        turns = [[run(name, questions) for name in ("stock", "ours", "installed")] for _ in range(options.repeats)]
+        exact = [run(name, recipe.model, questions, dtype="float32")["loss"] for name in ("stock", "ours")]
+        sides = ("stock", "ours", "installed")
+        turns = [[run(name, recipe.model, questions) for name in sides] for _ in range(options.repeats)]
     seconds = [[found["seconds"] for found in turn] for turn in turns]
     stock, ours, installed = map(statistics.median, zip(*seconds, strict=True))
     difference = abs(exact[1] - exact[0]) / exact[0]

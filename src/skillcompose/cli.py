@@ -184,9 +184,18 @@ def chat(run: Path) -> None:
 @click.option(
     "--pass-at-k", type=click.IntRange(2), metavar="K", help="Sample K answers a question before and after RL."
 )
+@click.option(
+    "--adapter",
+    "others",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A further adapter's folder for --pass-at-k; may be given several times.",
+)
 @click.option("--attribution", is_flag=True, help="Ask without passages and with conflicting ones.")
 @click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level, or in all.")
-def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool, questions: int) -> None:
+def evaluate(
+    run: Path, as_json: bool, pass_at_k: int | None, others: tuple[Path, ...], attribution: bool, questions: int
+) -> None:
     """Print the ladder of a finished run.
 
     With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes.
@@ -200,8 +209,9 @@ def evaluate(run: Path, as_json: bool, pass_at_k: int | None, attribution: bool,
         show_diagnosis(opened)
     elif pass_at_k:
         from skillcompose.evaluation.pass_at_k import as_text, measure
+        from skillcompose.progress import Progress
 
-        found = measure(opened, pass_at_k, questions)
+        found = measure(opened, pass_at_k, questions, Progress(), {path.resolve().name: path for path in others})
         click.echo(json.dumps(found) if as_json else as_text(found))
         show_diagnosis(opened)
     elif as_json:

@@ -91,26 +91,7 @@ def steps(
     """
     place = next(model.parameters()).device
     end = tokenizer.eos_token_id
-    cache = GrowingCache(model.config)
-    common = _common(prompts)
-    if common:
-        with head_at(model, (slice(None), -1)):
-            model(input_ids=torch.tensor([prompts[0][:common]], device=place), past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(prompts))
-    rest = [row[common:] for row in prompts]
-    width = max(map(len, rest))
-    ids = torch.tensor([[end] * (width - len(row)) + row for row in rest], device=place)
-    mask = torch.tensor([[1] * common + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=place)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, common:]
-    # Not `logits_to_keep`: its slice is not contiguous, and a CPU then copies the head's weights for every prompt.
-    with head_at(model, (slice(None), -1)):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
+    cache, logits, mask = _prefill(model, end, prompts)
     group = cache.repeat(num_generations)
     logits = logits.repeat_interleave(num_generations, 0)
     mask = mask.repeat_interleave(num_generations, 0)
@@ -140,14 +121,120 @@ def steps(
             alive = [alive[i] for i in kept]
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        logits = _next(model, cache, token, mask, position)
+        position = position + 1
+
+
+class Decoding:
+    """Greedy rows that are decoded together, and that others may join between two tokens.
+
+    The model must be in evaluation mode.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
+        self.model, self.end, self.max_new_tokens = model, tokenizer.eos_token_id, max_new_tokens
+        self.rows: list[list[int]] = []
+        self.cache, self.logits, self.mask = GrowingCache(model.config), torch.empty(0), torch.empty(0)
+
+    def fit(self, prompts: Sequence[list[int]]) -> bool:
+        """Whether these may join now: memory is for so many rows of the longest one's width."""
+        if not self.rows and len(prompts) == 1:
+            return True
+        longest = max(self.mask.shape[1] if self.rows else 0, *map(len, prompts)) + self.max_new_tokens
+        return self.cache.joins and (len(self.rows) + len(prompts)) * longest <= BATCH_TOKENS
+
+    @torch.inference_mode()
+    def join(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """Lists that `step` appends a token to, until they end or are as long as they may be."""
+        cache, logits, mask = _prefill(self.model, self.end, prompts)
+        if self.rows:
+            width = max(self.mask.shape[1], mask.shape[1])
+            self.cache.join(cache, width)
+            logits = torch.cat([self.logits, logits])
+            mask = torch.cat([_padded(self.mask, width), _padded(mask, width)])
+        else:
+            self.cache = cache
+        self.logits, self.mask = logits, mask
+        new: list[list[int]] = [[] for _ in prompts]
+        self.rows += new
+        return new
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token for each row; those that it ends are no longer among `rows`."""
+        for row, value in zip(self.rows, self.logits.argmax(-1).tolist(), strict=True):
+            row.append(value)
+        self.keep([row for row in self.rows if not self.over(row)])
+        if self.rows:
+            token, position = self.logits.argmax(-1), self.mask.sum(-1)
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+            self.logits = _next(self.model, self.cache, token, self.mask, position)
+
+    def over(self, row: list[int]) -> bool:
+        return len(row) == self.max_new_tokens or (bool(row) and row[-1] == self.end)
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[list[int]]) -> None:
+        """Go on with these of the rows only."""
+        wanted = set(map(id, rows))
+        kept = [i for i, row in enumerate(self.rows) if id(row) in wanted]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in kept]
+        if kept:
+            chosen = torch.tensor(kept, device=self.mask.device)
+            self.logits, self.mask = self.logits[chosen], self.mask[chosen]
+            self.cache.batch_select_indices(chosen)
+            # Where the longest row has left, nobody has a first token.
+            unused = int(self.mask.any(0).int().argmax()) if self.cache.joins else 0
+            self.mask = self.mask[:, unused:]
+            self.cache.cut(unused)
+
+
+def _prefill(
+    model: PreTrainedModel, end: int, prompts: Sequence[list[int]]
+) -> tuple[GrowingCache, torch.Tensor, torch.Tensor]:
+    """The cache of left-padded prompts, the logits (P, V) behind them, and the mask (P, T) of what is no padding."""
+    place = next(model.parameters()).device
+    cache = GrowingCache(model.config)
+    common = _common(prompts)
+    if common:
+        with head_at(model, (slice(None), -1)):
+            model(input_ids=torch.tensor([prompts[0][:common]], device=place), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    rest = [row[common:] for row in prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[end] * (width - len(row)) + row for row in rest], device=place)
+    mask = torch.tensor([[1] * common + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=place)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, common:]
+    # Not `logits_to_keep`: its slice is not contiguous, and a CPU then copies the head's weights for every prompt.
+    with head_at(model, (slice(None), -1)):
         logits = model(
-            input_ids=token[:, None],
-            attention_mask=mask[:, None, None].bool() if cache.shares else mask,
-            position_ids=position[:, None],
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-        ).logits[:, -1]
-        position = position + 1
+        ).logits
+    return cache, logits, mask
+
+
+def _next(
+    model: PreTrainedModel, cache: GrowingCache, token: torch.Tensor, mask: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    """The logits (B, V) behind one more token (B,); `mask` (B, T) counts it already."""
+    logits: torch.Tensor = model(
+        input_ids=token[:, None],
+        attention_mask=mask[:, None, None].bool() if cache.shares else mask,
+        position_ids=position[:, None],
+        past_key_values=cache,
+        use_cache=True,
+    ).logits[:, -1]
+    return logits
+
+
+def _padded(mask: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
 
 
 def _common(prompts: Sequence[list[int]]) -> int:

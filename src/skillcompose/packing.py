@@ -25,6 +25,8 @@ class Row:
     completion: str
     reads: bool
     """Whether the prompt begins with passages."""
+    ends: bool = True
+    """Whether the completion is whole: a cut one teaches no end."""
 
 
 Group = list[Row]
@@ -56,7 +58,7 @@ def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[in
     ids, labels, positions, branches = prefix[:], [IGNORED] * len(prefix), [*range(len(prefix))], [0] * len(prefix)
     for number, (head, row) in enumerate(zip(prompts, rows, strict=True), 2):
         shared = len(prefix) if row.reads else 0
-        answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, *[tokenizer.eos_token_id] * row.ends]
         ids += head[shared:] + answer
         labels += [IGNORED] * (len(head) - shared) + answer
         positions += range(shared, len(head) + len(answer))

@@ -64,14 +64,14 @@ STAGES = (
     Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
-        2,
+        3,
         ("questions",),
-        (*MODEL, "adapters.parametric", "adapters.contextual"),
+        (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
         keeps=("parametric", "contextual"),
     ),
     Stage(
         "composition",
-        4,
+        5,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start",),

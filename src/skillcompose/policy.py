@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skillcompose.builtin import resolve
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RunError
-from skillcompose.generation import BATCH_TOKENS, Sampling, answer_texts, steps
+from skillcompose.generation import BATCH_TOKENS, answer_texts
 from skillcompose.index import Retriever
+from skillcompose.live import Live
 from skillcompose.machine import device
 from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
@@ -122,10 +123,10 @@ class Policy:
             One `Answer` a question. Its `text` is empty when the model wrote no readable final line; the raw
             `completion` is there all the same.
         """
-        found, prompts, _ = self._prepare(questions, passages)
+        found, prompts, _ = self.prepare(questions, passages)
         with self.answering:
             texts = answer_texts(self.model, self.tokenizer, prompts, self.max_new_tokens)
-        return [read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+        return [self.read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
         """The completion in pieces, as they are generated."""
@@ -135,26 +136,18 @@ class Policy:
             shown = answer.completion
 
     def stream_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> Iterator[list[Answer]]:
-        """The answers after every token, without hops until the last time."""
-        found, prompts, encoded = self._prepare(questions, passages)
-        texts = [""] * len(prompts)
-        growing = steps(self.model, self.tokenizer, encoded, 1, Sampling(self.max_new_tokens))
-        while True:
-            # Token by token: a stream that is left unread must not keep others waiting.
-            with self.answering:
-                rows = next(growing, None)
-                if rows is None:
-                    break
-                decoded = [self.tokenizer.decode(row, skip_special_tokens=True).lstrip() for row in rows]
-            # Half of a character is no text yet.
-            texts = [old if new.endswith("\ufffd") else new for old, new in zip(texts, decoded, strict=True)]
-            yield [
-                Answer("", (), tuple(hits), asked, text)
-                for text, hits, asked in zip(texts, found, prompts, strict=True)
-            ]
-        yield [read(text.strip(), hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+        """The answers after every token; each has its text and its hops when it is whole."""
+        live = self.live()
+        growing = live.join(questions, passages)
+        while not all(one.done for one in growing):
+            live.step()
+            yield [one.answer for one in growing]
 
-    def _prepare(
+    def live(self) -> Live:
+        """For questions that come one after another and are answered together."""
+        return Live(self)
+
+    def prepare(
         self, questions: Sequence[str], passages: Sequence[Given] | None
     ) -> tuple[list[list[ScoredPassage]], list[str], list[list[int]]]:
         """Passages, prompts and their tokens.
@@ -174,6 +167,14 @@ class Policy:
             raise PromptError(f"question and passages have {longest} tokens, more than {room}; give fewer passages")
         return found, prompts, encoded
 
+    @staticmethod
+    def read(completion: str, hits: Sequence[ScoredPassage], asked: str, whole: bool = True) -> Answer:
+        """The answer that a completion gives; one that is not whole gives none yet."""
+        if not whole:
+            return Answer("", (), tuple(hits), asked, completion)
+        completion = completion.strip()
+        return Answer(final_answer(completion) or "", cite(completion, hits), tuple(hits), asked, completion)
+
     def passages_for(self, questions: Sequence[str], given: Sequence[Given] | None) -> list[list[ScoredPassage]]:
         """What each question is read with; given passages have score 1."""
         if given is not None:
@@ -190,10 +191,6 @@ class Policy:
 
 def _passage(given: Passage | str, number: int) -> Passage:
     return given if isinstance(given, Passage) else Passage(f"given#{number}", f"Passage {number}", given, "given", "")
-
-
-def read(completion: str, hits: Sequence[ScoredPassage], asked: str) -> Answer:
-    return Answer(final_answer(completion) or "", cite(completion, hits), tuple(hits), asked, completion)
 
 
 def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:

@@ -149,6 +149,9 @@ class Adapters(Section):
     """Answers from the weights."""
     contextual: Adapter
     """Answers from passages."""
+    general: int = Field(512, ge=0)
+    """Conversations that the base model holds with itself before training. They are among the parametric rows and are
+    replayed in consolidation and RL, so that the policy keeps what the base could do."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

@@ -1,8 +1,12 @@
-"""Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate."""
+"""Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate.
+
+`general.jsonl` holds what keeps the base from being forgotten, here and in the next stage.
+"""
 
 import random
 from typing import Any
 
+from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.sft import train_adapter
 from skillcompose.builtin import resolve
@@ -12,15 +16,21 @@ from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
-__all__ = ["ATOMIC", "check_mastery", "measure", "run", "train_adapter"]
+GENERAL = "general.jsonl"
+__all__ = ["ATOMIC", "GENERAL", "check_mastery", "measure", "read_general", "run", "train_adapter"]
 
 
 def run(work: Work) -> None:
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
+    general = work.folder / GENERAL
+    if not general.is_file():
+        write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, general, work.progress)
     for skill in ATOMIC:
         groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
         random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
+        if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
+            groups = spread(read_general(general), groups)
         settings = getattr(work.recipe.adapters, skill)
         train_adapter(
             base,

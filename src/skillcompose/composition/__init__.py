@@ -1,4 +1,4 @@
-"""Stage 6: exact merge of the two adapters, consolidation on a small atomic mix, the gate again, then GRPO.
+"""Stage 6: exact merge of the two adapters, consolidation on a small mix of rows, the gate again, then GRPO.
 
 `merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
 `composed/` the average of GRPO's steps, the last that validation does not find clearly worse than the best;
@@ -7,7 +7,7 @@
 
 import random
 
-from skillcompose.adapters import ATOMIC, check_mastery, measure, train_adapter
+from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
@@ -27,6 +27,7 @@ def run(work: Work) -> None:
     mixture = Mixture(
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in ATOMIC},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
+        read_general(work.read("adapters") / GENERAL),
     )
     start = work.folder / "start"
     train_adapter(

@@ -8,6 +8,7 @@ from typing import Any
 
 from skillcompose.adapters.mastery import sample
 from skillcompose.builtin import resolve
+from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import answer_texts
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match
@@ -19,7 +20,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.run import Run
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl, write_json
 
-RUNGS = ("start", "composed")
+FULL_RAG = "full RAG"
 MEANING = {
     "both": "with its passages",
     "closed book": "without passages: what is remembered of facts that should be read",
@@ -71,34 +72,43 @@ def without_support(question: Question, facts: dict[str, Fact]) -> Question:
 
 
 def measure(run: Run, count: int, progress: Progress | None = None) -> dict[str, Any]:
-    """`{rung: {what: {"share", "interval", "asked"}}}` on unseen bridges; also in `diagnosis/attribution.json`."""
+    """`{rung: {what: {"share", "interval", "asked"}}}` on unseen bridges; also in `diagnosis/attribution.json`.
+
+    The start, the composed policy, and full RAG: the contextual adapter with every fact in the index, which may find
+    the answer of a second hop that the others must know.
+    """
     recipe, composition = load_recipe(run), run.require("composition")
-    rng = random.Random(f"attribution {recipe.seed}")
+    folder = run.folder / "diagnosis"
+    folder.mkdir(exist_ok=True)
     every = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
     facts, conflicts = {fact.id: fact for fact in every}, Conflicts(every, recipe)
     tests = read_jsonl(run.require("questions") / f"{Skill.COMPLEMENTARY}.test.jsonl", Question)
-    plain = sample([q for q in tests if not q.seen and q.retrieved], count, recipe.seed)
-    removed = [without_support(q, facts) for q in plain]
-    pairs = [(made, q) for q in plain if (made := conflicts.make(q, rng))]
-    asked = [*plain, *(replace(q, passages=()) for q in plain), *removed, *(made for made, _ in pairs)]
+    chosen = sample([q for q in tests if not q.seen and q.retrieved], count, recipe.seed)
     base = resolve(recipe.model, recipe.source.parent)
     tokenizer, model = load_tokenizer(base), load_base(base)
+    adapters = {name: composition / name for name in ("start", "composed")}
+    adapters[FULL_RAG] = run.require("adapters") / Skill.CONTEXTUAL
     found: dict[str, Any] = {}
-    for rung in RUNGS:
-        model = load_adapter(model, composition / rung, rung)
-        with using(model, rung):
+    for rung, adapter in adapters.items():
+        name = rung.replace(" ", "_")
+        model = load_adapter(model, adapter, name)
+
+        def answers(asked: Sequence[Question], policy: Any = model, rung: str = rung) -> list[str]:
             prompts = [prompt(q.text, q.passages) for q in asked]
-            texts = answer_texts(model, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
-        parts = [texts[i * len(plain) : (i + 1) * len(plain)] for i in range(3)] + [texts[3 * len(plain) :]]
-        right = [_right(part, plain) for part in parts[:3]]
+            return answer_texts(policy, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
+
+        with using(model, name):
+            asked = FullRag(run, recipe).read(chosen, answers) if rung == FULL_RAG else chosen
+            pairs = [(made, q) for q in asked if (made := conflicts.make(q, random.Random(f"{recipe.seed} {q.id}")))]
+            removed = [without_support(q, facts) for q in asked]
+            texts = answers([*asked, *(replace(q, passages=()) for q in asked), *removed, *(made for made, _ in pairs)])
+        parts = [texts[i * len(asked) : (i + 1) * len(asked)] for i in range(3)] + [texts[3 * len(asked) :]]
+        right = [_right(part, asked) for part in parts[:3]]
         abstained = [text.startswith(ABSTENTION.split("\n")[0]) or NOT_IN_PASSAGES in text for text in parts[2]]
         scores = [*right, abstained, _right(parts[3], [m for m, _ in pairs]), _right(parts[3], [q for _, q in pairs])]
-        clusters = [[q.bridges[0] for q in questions] for questions in [plain] * 4 + [[q for _, q in pairs]] * 2]
-        found[rung] = {
-            name: _cell(*cell) for name, cell in zip(MEANING, zip(scores, clusters, strict=True), strict=True)
-        }
-    folder = run.folder / "diagnosis"
-    folder.mkdir(exist_ok=True)
+        clusters = [[q.bridges[0] for q in questions] for questions in [asked] * 4 + [[q for _, q in pairs]] * 2]
+        cells = zip(MEANING, zip(scores, clusters, strict=True), strict=True)
+        found[rung] = {what: _cell(*cell) for what, cell in cells}
     write_json(folder / "attribution.json", found)
     return found
 

@@ -3,19 +3,20 @@
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC
 from skillcompose.builtin import resolve
+from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import answer_texts
-from skillcompose.index import Retriever, compile_passages
 from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
-from skillcompose.prompts import chat, prompt, sentences
-from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_jsonl
+from skillcompose.prompts import chat, prompt
+from skillcompose.types import Level, Passage, Question, Record, Skill, read_jsonl
 
 EXAMPLES = 2
 
@@ -133,7 +134,7 @@ class Ladder:
         match = lenient_match if lenient else exact_match
         return [judged(rung, q, text, match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
 
-    def _chat_prompt(self, question: str, passages: tuple[Passage, ...]) -> str:
+    def _chat_prompt(self, question: str, passages: Sequence[Passage] = ()) -> str:
         """The instruct model's own chat template with two worked examples; plain text when it has none."""
         examples = [
             (prompt(q.text, q.passages).removesuffix("Answer:\n").strip(), q.completion)
@@ -152,34 +153,16 @@ class Ladder:
         return [judged(rung, q, text, lenient_match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
 
     def _full_rag(self) -> list[Prediction]:
-        """Why not put it all in the index? Every fact is retrievable, and retrieval runs twice: for the question,
-        then for the first hop of the model's own answer."""
-        facts = read_jsonl(self.work.read("facts") / "facts.jsonl", Fact)
-        # The index's own passages already hold the rendered index facts; the weights facts are added to them.
-        known = read_jsonl(self.work.read("index") / "passages.jsonl", Passage)
-        only = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
-        passages, _ = compile_passages(known, only, self.recipe, everything=True)
-        retriever = Retriever.build(
-            passages, resolve(self.recipe.index.embedder, self.recipe.source.parent), self.recipe.index.search
-        )
-        k, few, done = self.recipe.index.k, self.tests.few, []
+        """The untuned model and the contextual adapter, with every fact in the index."""
+        full, few = FullRag(self.work.run, self.recipe), self.tests.few
+        done = []
         for rung, adapter in (("full_rag_untuned", None), ("full_rag_contextual", str(Skill.CONTEXTUAL))):
-            found = [tuple(h.passage for h in hits) for hits in retriever.search([q.text for q in few], k)]
-            first = self._answer(rung, adapter, self._full_rag_prompts(few, found, adapter))
-            hops = [(sentences(text) or [q.text])[0] for text, q in zip(first, few, strict=True)]
-            more = retriever.search(hops, k)
-            both = [
-                tuple(dict.fromkeys([*(h.passage for h in hits[: k - 1]), *before]))
-                for before, hits in zip(found, more, strict=True)
-            ]
-            second = self._answer(rung, adapter, self._full_rag_prompts(few, both, adapter))
-            match = lenient_match if adapter is None else exact_match
-            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(few, second, strict=True)]
-        return done
 
-    def _full_rag_prompts(
-        self, asked: list[Question], passages: list[tuple[Passage, ...]], adapter: str | None
-    ) -> list[str]:
-        if adapter is None:
-            return [self._chat_prompt(q.text, found) for q, found in zip(asked, passages, strict=True)]
-        return [prompt(q.text, found) for q, found in zip(asked, passages, strict=True)]
+            def answer(asked: list[Question], rung: str = rung, adapter: str | None = adapter) -> list[str]:
+                written = prompt if adapter else self._chat_prompt
+                return self._answer(rung, adapter, [written(q.text, q.passages) for q in asked])
+
+            match = exact_match if adapter else lenient_match
+            texts = answer(full.read(few, answer))
+            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(few, texts, strict=True)]
+        return done

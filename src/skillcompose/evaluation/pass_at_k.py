@@ -25,7 +25,6 @@ from skillcompose.prompts import prompt
 from skillcompose.run import Run, file_digest
 from skillcompose.types import Fact, Level, Question, Skill, read_jsonl, write_json, write_text
 
-ADAPTERS = ("start", "composed")
 MEET = 0.05
 """Curves whose distance is surely below this meet."""
 FEWEST = 20
@@ -119,49 +118,72 @@ def curves(
     return found
 
 
-def verdict(questions: Sequence[Question], start: Counts, composed: Counts, samples: int) -> dict[str, Any]:
+def verdict(questions: Sequence[Question], start: Counts, policy: Counts, samples: int) -> dict[str, Any]:
     """*synthesised*: at the largest k the policy is surely above its start; *amplified*: surely not by much.
 
     *undecided* otherwise, with few bridges, and where neither gets anything right. With the paired difference and its
     95 % interval.
     """
     k = ladder_of_k(samples)[-1]
-    scores = [estimate(samples, composed[q.id], k) - estimate(samples, start[q.id], k) for q in questions]
+    scores = [estimate(samples, policy[q.id], k) - estimate(samples, start[q.id], k) for q in questions]
     low, high = bootstrap(scores, [q.bridges[0] for q in questions])
     word = "synthesised" if low > 0 else "amplified" if high < MEET else "undecided"
-    if len({q.bridges[0] for q in questions}) < FEWEST or not any(composed[q.id] or start[q.id] for q in questions):
+    if len({q.bridges[0] for q in questions}) < FEWEST or not any(policy[q.id] or start[q.id] for q in questions):
         word = "undecided"
     mean = sum(scores) / len(scores)
     return {"verdict": word, "k": k, "difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def measure(run: Run, samples: int, per_level: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Curves and verdict of each level, on unseen bridges: `{level: {"questions", "curves", "verdict", ...}}`.
+def measure(
+    run: Run,
+    samples: int,
+    per_level: int,
+    progress: Progress | None = None,
+    others: dict[str, Path] | None = None,
+    levels: Sequence[Level] = tuple(Level),
+) -> dict[str, Any]:
+    """Curves of each level on unseen bridges, and a verdict on each policy.
 
-    Also written to `diagnosis/pass_at_k.json` in the run; what is sampled stays there, adapter by adapter.
+    As `{level: {"questions", "curves", "verdicts"}}`. Also written to `diagnosis/pass_at_k.json` in the run; what is sampled stays there, adapter by adapter.
+
+    Args:
+        run: A finished run; its start and its composed policy are sampled.
+        samples: Answers to each question.
+        per_level: Questions of each level.
+        progress: Bars; none are shown without.
+        others: Further adapters of the same base, by a name for each.
+        levels: Those to ask.
     """
     recipe, folder = load_recipe(run), run.folder / "diagnosis"
     folder.mkdir(exist_ok=True)
     asked = read_jsonl(run.require("questions") / f"{Skill.COMPLEMENTARY}.test.jsonl", Question)
     chosen = {
         level: sample([q for q in asked if q.level == level and not q.seen and q.retrieved], per_level, recipe.seed)
-        for level in Level
+        for level in levels
     }
     base, composition = resolve(recipe.model, recipe.source.parent), run.require("composition")
+    adapters = {name: composition / name for name in ("start", "composed")} | (others or {})
     tokenizer = load_tokenizer(base)
     model = load_base(base)
     counts: dict[str, Counts] = {}
-    for name in ADAPTERS:
-        model = load_adapter(model, composition / name, name)
-        record = folder / f"{name}-{file_digest(composition / name / 'adapter_model.safetensors')[:12]}.jsonl"
+    for name, adapter in adapters.items():
+        model = load_adapter(model, adapter, name)
+        record = folder / f"{name}-{file_digest(adapter / 'adapter_model.safetensors')[:12]}.jsonl"
         questions = [question for level in chosen.values() for question in level]
         counts[name] = count_right(
             model, tokenizer, name, questions, samples, recipe.max_new_tokens, progress or Progress(), record
         )
     facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
     found = {
-        str(level): {"questions": len(questions), "curves": curves(questions, counts, samples, facts)}
-        | verdict(questions, counts["start"], counts["composed"], samples)
+        str(level): {
+            "questions": len(questions),
+            "curves": curves(questions, counts, samples, facts),
+            "verdicts": {
+                name: verdict(questions, counts["start"], right, samples)
+                for name, right in counts.items()
+                if name != "start"
+            },
+        }
         for level, questions in chosen.items()
         if questions
     }
@@ -170,16 +192,19 @@ def measure(run: Run, samples: int, per_level: int, progress: Progress | None = 
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Per level a table of the curves, in percent, and the verdict."""
+    """Per level a table of the curves, in percent, and the verdicts."""
     lines = []
+    wide = max(len(name) for result in found.values() for name in result["curves"])
     for level, result in found.items():
         lines.append(f"{level.replace('_', '-')}, {result['questions']} questions")
-        lines.append(f"{'k':>10} " + " ".join(f"{k:>5}" for k in result["curves"]["chance"]["k"]))
+        lines.append(f"{'k':>{wide}} " + " ".join(f"{k:>5}" for k in result["curves"]["chance"]["k"]))
         for name, curve in result["curves"].items():
-            lines.append(f"{name:>10} " + " ".join(f"{100 * share:5.0f}" for share in curve["share"]))
-        low, high = result["interval"]
-        lines.append(
-            f"{result['verdict']}: at k = {result['k']} composed is {100 * result['difference']:+.0f} points from its "
-            f"start [{100 * low:+.0f}, {100 * high:+.0f}]\n"
-        )
+            lines.append(f"{name:>{wide}} " + " ".join(f"{100 * share:5.0f}" for share in curve["share"]))
+        for name, found_ in result["verdicts"].items():
+            low, high = found_["interval"]
+            difference = (
+                f"{100 * found_['difference']:+.0f} points from the start [{100 * low:+.0f}, {100 * high:+.0f}]"
+            )
+            lines.append(f"{found_['verdict']}: at k = {found_['k']} {name} is {difference}")
+        lines.append("")
     return "\n".join(lines).rstrip()

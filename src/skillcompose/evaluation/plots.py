@@ -78,14 +78,14 @@ def pass_at_k_plot(found: dict[str, Any]) -> Markup:
     figure = Figure(figsize=(3 * len(found) + 1, 3), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (level, result) in zip(panels, found.items(), strict=True):
-        for name, curve in result["curves"].items():
-            colour = COLOURS[name]
+        for number, (name, curve) in enumerate(result["curves"].items()):
+            colour = COLOURS.get(name, f"C{number}")
             axes.plot(curve["k"], [100 * share for share in curve["share"]], color=colour, label=name)
             if curve["interval"]:
                 low, high = zip(*curve["interval"], strict=True)
                 axes.fill_between(curve["k"], [100 * x for x in low], [100 * x for x in high], color=colour, alpha=0.2)
         axes.set_xscale("log", base=2)
-        axes.set_title(f"{level.replace('_', '-')}: {result['verdict']}")
+        axes.set_title(f"{level.replace('_', '-')}: {result['verdicts']['composed']['verdict']}")
         axes.set_xlabel("samples k")
     panels[0].set_ylabel("whole chain right in k samples, %")
     panels[0].legend()
@@ -103,9 +103,10 @@ def attribution_plot(found: dict[str, Any]) -> Markup:
             [max(0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
             [max(0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
         ]
-        places = [row + 0.4 * offset for row in range(len(names))]
-        axes.barh(places, shares, 0.4, color=COLOURS[rung], xerr=error, ecolor="#888", label=rung)
-    axes.set_yticks([row + 0.2 for row in range(len(names))], names)
+        height = 0.8 / len(found)
+        places = [row + height * offset for row in range(len(names))]
+        axes.barh(places, shares, height, color=COLOURS.get(rung, "C2"), xerr=error, ecolor="#888", label=rung)
+    axes.set_yticks([row + 0.3 for row in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlabel("share of the questions, %")
     axes.legend()

@@ -19,6 +19,7 @@ class GrowingCache(DynamicCache):
         self.layers: list[Any] = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
         ours = all(isinstance(layer, GrowingLayer) for layer in self.layers)
         self.shares = ours and config._attn_implementation == NAME
+        self.joins = ours
 
     def repeat(self, rows: int) -> int:
         """Go on with `rows` rows for each prompt; returns how many neighbours have it in common, `rows` or 1."""
@@ -35,6 +36,17 @@ class GrowingCache(DynamicCache):
         if self.shares:
             for layer in self.layers:
                 layer.keep_prefixes(prompts)
+
+    def join(self, other: "GrowingCache", width: int) -> None:
+        """Go on with the other's rows too, all with `width` tokens, padded at the left; neither shares a prefix."""
+        for layer, more in zip(self.layers, other.layers, strict=True):
+            layer.join(more, width)
+
+    def cut(self, tokens: int) -> None:
+        """Forget the first tokens of all rows."""
+        for layer in self.layers if tokens else ():
+            layer.keys, layer.values = layer.keys[:, :, tokens:], layer.values[:, :, tokens:]
+            layer.room = None
 
 
 class GrowingLayer(DynamicLayer):
@@ -73,6 +85,14 @@ class GrowingLayer(DynamicLayer):
     def keep_prefixes(self, indices: torch.Tensor) -> None:
         if self.prefix is not None:
             self.prefix = self.prefix[0][indices], self.prefix[1][indices]
+
+    def join(self, other: "GrowingLayer", width: int) -> None:
+        def padded(states: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
+
+        self.keys = torch.cat([padded(self.keys), padded(other.keys)])
+        self.values = torch.cat([padded(self.values), padded(other.values)])
+        self.room = None
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)

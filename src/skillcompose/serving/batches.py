@@ -1,14 +1,15 @@
-"""Questions of many clients answered together: one batch at a time, which takes whoever waits when it starts."""
+"""Questions of many clients answered together; who comes later joins between two tokens."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from skillcompose.live import Growing
 from skillcompose.policy import Policy
 from skillcompose.types import Answer, Passage
 
-SIZE = 16  # questions of a batch
+SIZE = 16  # questions answered together
 WAIT = 0.03  # seconds for others to come along: clients that were answered together ask again together
 PENDING = 64  # questions that may wait; further ones are refused
 
@@ -30,8 +31,9 @@ class Batches:
     """`work` runs for as long as the server does; `ask` is what a request calls."""
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+        self.policy, self.live = policy, policy.live()
         self.waiting: asyncio.Queue[Asked] = asyncio.Queue(PENDING)
+        self.answering: dict[Growing, Asked] = {}
 
     async def ask(
         self, question: str, passages: Sequence[Passage | str] | None, seconds: float
@@ -61,38 +63,50 @@ class Batches:
     async def work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self.waiting.get()]
-            await asyncio.sleep(WAIT)
-            while len(batch) < SIZE and not self.waiting.empty():
-                batch.append(self.waiting.get_nowait())
-            # Own passages and found ones are told apart by the policy, not mixed in a call.
-            for given in (True, False):
-                part = [asked for asked in batch if (asked.passages is not None) is given and not asked.gone]
-                # Own passages can be long, so they are not padded to each other's length.
-                for some in [[asked] for asked in part] if given else [part] if part else []:
-                    await asyncio.to_thread(self._answer, some, loop)
+            new: list[Asked] = []
+            if not self.answering:
+                new.append(await self.waiting.get())
+                await asyncio.sleep(WAIT)
+            while len(self.answering) + len(new) < SIZE and not self.waiting.empty():
+                new.append(self.waiting.get_nowait())
+            # In a thread of its own, so that the server goes on listening.
+            await asyncio.to_thread(self._turn, new, loop)
 
-    def _answer(self, batch: list[Asked], loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own, so that the server goes on listening."""
+    def _turn(self, new: list[Asked], loop: asyncio.AbstractEventLoop) -> None:
+        """Take in the new ones, and give everybody one more token."""
 
         def say(asked: Asked, answer: Answer | BaseException, last: bool) -> None:
             loop.call_soon_threadsafe(asked.said.put_nowait, (answer, last))
 
-        before: list[Answer] = []
+        def take_in(some: list[Asked]) -> None:
+            passages = None if some[0].passages is None else [asked.passages or [] for asked in some]
+            try:
+                growing = self.live.join([asked.question for asked in some], passages)
+                self.answering |= dict(zip(growing, some, strict=True))
+            except Exception as error:
+                if len(some) == 1:
+                    say(some[0], error, True)
+                else:  # One of them is the reason: the others must not suffer for it.
+                    for asked in some:
+                        take_in([asked])
+
+        # Own passages and found ones are told apart by the policy, not mixed in a call.
+        for given in (True, False):
+            if some := [asked for asked in new if (asked.passages is not None) is given]:
+                take_in(some)
+        for growing, asked in list(self.answering.items()):
+            if asked.gone:
+                self.live.leave(growing)
+                del self.answering[growing]
+        if not self.answering:
+            return
         try:
-            passages = None if batch[0].passages is None else [asked.passages or [] for asked in batch]
-            for answers in self.policy.stream_batch([asked.question for asked in batch], passages):
-                for asked, answer in zip(batch, before, strict=False):
-                    say(asked, answer, False)
-                before = answers
-                if all(asked.gone for asked in batch):
-                    return
-            for asked, answer in zip(batch, before, strict=True):
-                say(asked, answer, True)
+            self.live.step()
         except Exception as error:
-            if len(batch) > 1:
-                # One of them may be the reason: the others must not suffer for it. Greedy answers begin alike again.
-                for asked in batch:
-                    self._answer([asked], loop)
-            else:
-                say(batch[0], error, True)
+            for asked in self.answering.values():
+                say(asked, error, True)
+            self.live, self.answering = self.policy.live(), {}
+        for growing, asked in list(self.answering.items()):
+            say(asked, growing.answer, growing.done)
+            if growing.done:
+                del self.answering[growing]

@@ -1,0 +1,85 @@
+"""What the base model says when nobody asks about the knowledge base: rows that keep it from being forgotten.
+
+Given the opening of a user's turn, an instruct model writes a question of its own, and then answers it (Magpie,
+arXiv 2406.08464). So the rows need no data beside the model. Left alone it mostly asks for advice; what people ask
+for in a few words begins with one of `STARTS`.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from skillcompose.generation import Sampling, generate
+from skillcompose.memory import release_memory
+from skillcompose.models import load_base
+from skillcompose.packing import Group, Row
+from skillcompose.progress import Progress
+from skillcompose.types import write_jsonl
+
+ASKED_TOKENS, ANSWER_TOKENS = 40, 24  # an answer's beginning has most of what can be forgotten
+STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
+EACH = 8  # conversations with each start, sampled in one batch
+MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+logger = logging.getLogger(__name__)
+
+
+def write_general(
+    base: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, file: Path, progress: Progress
+) -> None:
+    """Sample `count` conversations of the base with itself; those in which the question was cut are left out.
+
+    A model without a chat template has no turns to open; then there are none.
+    """
+    rows: list[Row] = []
+    if count and not tokenizer.chat_template:
+        logger.warning("%s has no chat template, so nothing keeps what it could do besides", base)
+    elif count:
+        model = load_base(base)
+        torch.manual_seed(seed)
+        batches = range(0, count, EACH * len(STARTS))
+        for _ in progress.each(batches, "conversations of the base", len(batches)):
+            rows += _conversations(model, tokenizer)
+        del model
+        release_memory()
+    write_jsonl(file, map(asdict, rows))
+
+
+def read_general(file: Path) -> list[Row]:
+    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
+    """The groups with the rows distributed evenly behind them, so that no batch is of these rows alone."""
+    mixed = [list(group) for group in groups]
+    for number, row in enumerate(rows):
+        mixed[number * len(mixed) // len(rows)].append(row)
+    return mixed
+
+
+def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Questions in the chat template, each with the greedy answer; one that is cut has no end."""
+    turns = [{"role": "user", "content": MARK}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    opening, _, closing = text.partition(MARK)
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    def ended(row: list[int]) -> bool:
+        return row[-1] == tokenizer.eos_token_id
+
+    begun = [ids(opening + start) for start in STARTS]
+    asked = generate(model, tokenizer, begun, EACH, Sampling(ASKED_TOKENS, 1.0))
+    starts = [start for start in STARTS for _ in range(EACH)]
+    whole = [(start, row) for start, row in zip(starts, asked, strict=True) if ended(row)]
+    texts = {(start + tokenizer.decode(row, skip_special_tokens=True)).strip() for start, row in whole} - {""}
+    prompts = [opening + text + closing for text in sorted(texts)]
+    if not prompts:
+        return []
+    answers = generate(model, tokenizer, [ids(prompt) for prompt in prompts], 1, Sampling(ANSWER_TOKENS))
+    rows = zip(prompts, answers, strict=True)
+    return [Row(p, tokenizer.decode(row, skip_special_tokens=True), reads=False, ends=ended(row)) for p, row in rows]

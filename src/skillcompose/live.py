@@ -1,0 +1,79 @@
+"""Questions that a policy answers together, and that others may join between two tokens.
+
+Where clients come one after another, a batch that is closed makes each wait for the one before it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from skillcompose.generation import Decoding
+from skillcompose.types import Answer, Passage, ScoredPassage
+
+if TYPE_CHECKING:
+    from skillcompose.policy import Policy
+
+
+@dataclass(eq=False)
+class Growing:
+    """One question on its way; `answer` has no text and no hops before it is `done`."""
+
+    answer: Answer
+    hits: Sequence[ScoredPassage]
+    prompt: list[int]
+    ids: list[int] = field(default_factory=list)
+    done: bool = False
+
+
+class Live:
+    """Not for two threads at once; others may use the policy meanwhile."""
+
+    def __init__(self, policy: "Policy") -> None:
+        self.policy = policy
+        self.decoding = Decoding(policy.model, policy.tokenizer, policy.max_new_tokens)
+        self.waiting: deque[Growing] = deque()
+        self.growing: list[Growing] = []
+
+    def join(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage | str]] | None = None
+    ) -> list[Growing]:
+        """Take these in; they start with the next `step` that has room for them.
+
+        Raises:
+            PromptError: A prompt and its answer do not fit into what the model can read; none is taken in.
+        """
+        found, prompts, encoded = self.policy.prepare(questions, passages)
+        new = [
+            Growing(Answer("", (), tuple(hits), asked, ""), hits, ids)
+            for hits, asked, ids in zip(found, prompts, encoded, strict=True)
+        ]
+        self.waiting += new
+        return new
+
+    def leave(self, left: Growing) -> None:
+        """Nobody waits for this one any more."""
+        if left in self.waiting:
+            self.waiting.remove(left)
+        else:
+            self.growing = [one for one in self.growing if one is not left]
+            self.decoding.keep([one.ids for one in self.growing])
+
+    def step(self) -> None:
+        """One more token for each."""
+        with self.policy.answering:
+            new: list[Growing] = []
+            while self.waiting and self.decoding.fit([*(one.prompt for one in new), self.waiting[0].prompt]):
+                new.append(self.waiting.popleft())
+            if new:
+                for one, ids in zip(new, self.decoding.join([one.prompt for one in new]), strict=True):
+                    one.ids = ids
+                self.growing += new
+            self.decoding.step()
+            texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
+        for one, text in zip(self.growing, texts, strict=True):
+            one.done = self.decoding.over(one.ids)
+            # Half of a character is no text yet.
+            if one.done or not text.endswith("\ufffd"):
+                one.answer = self.policy.read(text, one.hits, one.answer.prompt, one.done)
+        self.growing = [one for one in self.growing if not one.done]

@@ -144,7 +144,8 @@ def measure(
 ) -> dict[str, Any]:
     """Curves of each level on unseen bridges, and a verdict on each policy.
 
-    As `{level: {"questions", "curves", "verdicts"}}`. Also written to `diagnosis/pass_at_k.json` in the run; what is sampled stays there, adapter by adapter.
+    As `{level: {"questions", "curves", "verdicts"}}`. Also written to `diagnosis/pass_at_k.json` in the run; what is
+    sampled stays there, adapter by adapter.
 
     Args:
         run: A finished run; its start and its composed policy are sampled.

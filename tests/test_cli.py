@@ -33,7 +33,7 @@ def test_every_shipped_recipe_checks(recipe: Path) -> None:
     assert out.endswith("ok\n")
 
 
-def test_six_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> None:
+def test_eight_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> None:
     text = (ROOT / "recipes/quickstart.yaml").read_text()
     for right, wrong in (
         ("model: builtin:smollm2-135m-instruct", "model: builtin:smollm2-135m"),
@@ -42,6 +42,8 @@ def test_six_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> Non
         ("max_steps: ", "max_stepz: "),
         ("lora_alpha: 64", "lora_alfa: 64"),
         ("  contextual_rows: 960", "  contextual_rows: -3"),
+        ("column: version", "column: versoin"),
+        ("depends > version", "dependz > version"),
         ("../examples/debian", str(ROOT / "examples/debian")),
     ):
         assert right in text, right
@@ -63,9 +65,11 @@ def test_six_mistakes_are_named_at_once_in_under_a_second(tmp_path: Path) -> Non
         "did you mean 'lora_alpha'",
         "index.kk",
         "questions.contextual_rows",
+        "did you mean 'version'",
+        "did you mean 'depends'",
     ):
         assert expected in done.stderr, done.stderr
-    assert "6 problems" in done.stderr
+    assert "8 problems" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -19,7 +19,9 @@ from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
+from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
+from skillcompose.run import Run
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
 
 
@@ -201,3 +203,13 @@ def test_what_is_sensitive_is_retrieved_but_in_no_training_row(recipe_file: Path
                 assert not any(words in row for words in stated) and not re.search(r"\bmail\b", row)
     report = json.loads((run.stage("questions") / "questions.report.json").read_text())
     assert any("sensitive" in reason for reason in report["dropped"])
+
+
+def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path, finished_run: Path) -> None:
+    facts = read_jsonl(Run.open(finished_run).stage("facts") / "facts.jsonl", Fact)
+    named = {"questions.train": [], "questions.validation": ["needs > owner"], "questions.test": ["kind > owner"]}
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, named)
+    paths = choose_paths(recipe, two_source_walks(facts, recipe))
+    assert paths["train"] and not {"needs > owner", "kind > owner"} & {*paths["train"]}
+    assert paths["validation"] == ["needs > owner"]
+    assert paths["test"] == [*paths["train"], "kind > owner"]

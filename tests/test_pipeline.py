@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import skillcompose
+from skillcompose.builtin import resolve
 from skillcompose.errors import MasteryError, RunError
+from skillcompose.pipeline import load_recipe
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_jsonl
 
@@ -135,3 +138,27 @@ def test_policy_answers_with_hops_and_citations(finished_run: Path) -> None:
     assert len(answer.passages) == 2
     assert answer.passages[0].passage.source
     assert answer.completion
+
+
+def test_a_run_is_used_from_another_folder_than_it_was_trained_in(
+    recipe_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "r.yaml").write_text(recipe_file.read_text().replace(str(tiny_model), "./model"))
+    monkeypatch.chdir(tmp_path)
+    run = skillcompose.train(skillcompose.Recipe.from_yaml("r.yaml"), tmp_path / "run", until="facts")
+    monkeypatch.chdir("/")
+    recipe = load_recipe(run)
+    assert resolve(recipe.model, recipe.source.parent) == str((tmp_path / "model").resolve())
+
+
+def test_where_bf16_is_fast_the_policy_answers_in_it(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = skillcompose.Policy.from_run(finished_run)
+    monkeypatch.setattr("skillcompose.models.fast_dtype", lambda: torch.bfloat16)
+    fast = skillcompose.Policy.from_run(finished_run)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        wanted, found = (policy.model(ids).logits.float() for policy in (exact, fast))
+    assert fast.model.dtype == torch.bfloat16
+    assert 0 < (found - wanted).norm() / wanted.norm() < 0.02
+    assert fast.answer("What is the size of brol?").completion

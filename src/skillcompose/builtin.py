@@ -61,7 +61,7 @@ def resolve(name: str, beside: Path = Path()) -> str:
     folder = Path(name).expanduser()
     for candidate in (beside / folder, folder):
         if candidate.is_dir():
-            return str(candidate)
+            return str(candidate.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
     return name

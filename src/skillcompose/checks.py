@@ -4,10 +4,12 @@ The settings of TRL and PEFT are read from the installed sources: importing TRL 
 """
 
 import ast
+import copy
 import difflib
 import importlib.util
 import re
 import string
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,10 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
     return [name for name in fields if name != "source"]
 
 
-def explain(error: ValidationError, data: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
+def explain(error: ValidationError, data: dict[str, Any], source: Path) -> list[tuple[str, str]]:
+    """What pydantic found, and what else is wrong: all problems at once."""
     problems = []
+    rest = copy.deepcopy(data)
     for item in error.errors():
         loc, kind = item["loc"], item["type"]
         if kind == "extra_forbidden":
@@ -70,15 +74,23 @@ def explain(error: ValidationError, data: dict[str, Any], beside: Path) -> list[
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
         problems.append((".".join(map(str, loc)), message))
-    index = data.get("index")
-    problems += _check_models(data.get("model"), index.get("embedder") if isinstance(index, dict) else None, beside)
-    # The library settings are checked even when the typed part is wrong: all problems at once.
-    for place, kind in LIBRARY_SETTINGS.items():
-        found: Any = data
-        for part in place.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        problems += _check_settings(place, kind, found or {})
-    return problems
+        if _fields_at(loc):  # Without a setting, not without an entry that others may name.
+            _section(rest, loc[:-1]).pop(loc[-1], None)
+    try:
+        return problems + problems_of(Recipe(**rest | {"source": source}))
+    except ValidationError:
+        # Something required is missing: what can be said without a whole recipe.
+        problems += _check_models(data.get("model"), _section(data, ("index",)).get("embedder"), source.parent)
+        for place, name in LIBRARY_SETTINGS.items():
+            problems += _check_settings(place, name, _section(data, place.split(".")))
+        return problems
+
+
+def _section(data: Any, loc: Iterable[Any]) -> dict[Any, Any]:
+    """What stands in a recipe's text at a dotted path; empty where there is no section."""
+    for part in loc:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 LIBRARY_SETTINGS = {

@@ -110,18 +110,35 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
             yield
         return
     model.set_adapter(name)
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
+    layers = _layers(model, name)
     weights = [layer.get_base_layer().weight for layer in layers]
     old = [weight.data for weight in weights]
     try:
-        for layer, weight in zip(layers, weights, strict=True):
-            weight.data = (weight.data.float() + layer.get_delta_weight(name).data.float()).to(weight.dtype)
+        for layer in layers:
+            _merge(layer, name)
             layer.merged_adapters.append(name)
         yield
     finally:
         for layer, weight, value in zip(layers, weights, old, strict=True):
             weight.data = value
             layer.merged_adapters.clear()
+
+
+def load_merged(folder: str, adapter: Path) -> PreTrainedModel:
+    """A base model with one LoRA folder in its weights for good, rounded as `using` does."""
+    model = load_adapter(load_base(folder), adapter)
+    for layer in _layers(model, "default"):
+        _merge(layer, "default")
+    return model.unload()
+
+
+def _layers(model: PeftModel, name: str) -> list[LoraLayer]:
+    return [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
+
+
+def _merge(layer: LoraLayer, name: str) -> None:
+    weight = layer.get_base_layer().weight
+    weight.data = (weight.data.float() + layer.get_delta_weight(name).data.float()).to(weight.dtype)
 
 
 def fingerprint(folder: str) -> str:

@@ -174,7 +174,7 @@ def train(
     """
     run = Run(folder or Path("runs") / recipe.name)
     with run.lock():
-        write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source)})
+        write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
         for number, stage in enumerate(STAGES, 1):
             step = _step(stage, recipe, run, force)
             title = f"[{number}/{len(STAGES)}] {stage.name}"

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
@@ -15,8 +14,7 @@ from skillcompose.errors import ModelError, PromptError, RunError
 from skillcompose.generation import BATCH_TOKENS, answer_texts
 from skillcompose.index import Retriever
 from skillcompose.live import Live
-from skillcompose.machine import device
-from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
+from skillcompose.models import fingerprint, load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, normalise, prompt, sentences
 from skillcompose.run import Run
@@ -69,9 +67,7 @@ class Policy:
         recipe = load_recipe(run)
         adapter = run.require("composition") / "composed"
         base = resolve(recipe.model, recipe.source.parent)
-        # One question is answered by reading all weights for each token: fp32 products of one row are the faster ones.
-        model = load_adapter(load_base(base, torch.float32 if device().type == "cpu" else None), adapter)
-        model = model.merge_and_unload()
+        model = load_merged(base, adapter)
         if retriever is None:
             retriever = Retriever.load(run.require("index"), recipe.source.parent)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
@@ -88,14 +84,13 @@ class Policy:
         if not (folder / SETTINGS).is_file():
             raise RunError(f"{folder} has no {SETTINGS}; `skillcompose export RUN FOLDER` writes such a folder")
         settings = read_json(folder / SETTINGS)
-        dtype = torch.float32 if device().type == "cpu" else None
         if name := settings.get("base"):
             base = resolve(name)
             if fingerprint(base) != settings["fingerprint"]:
                 raise ModelError(f"{base} is not the base that the adapter in {folder} was trained on")
-            model = load_adapter(load_base(base, dtype), folder).merge_and_unload()
+            model = load_merged(base, folder)
         else:
-            model = load_base(str(folder), dtype)
+            model = load_base(str(folder))
         if retriever is None:
             retriever = Retriever.load(folder / "index", folder)
         return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])

@@ -257,7 +257,7 @@ class Recipe(Section):
         try:
             recipe = cls(**data | {"source": path})
         except ValidationError as error:
-            raise RecipeError(str(path), problems + explain(error, data, path.parent)) from None
+            raise RecipeError(str(path), problems + explain(error, data, path)) from None
         problems += problems_of(recipe)
         if problems:
             raise RecipeError(str(path), problems)

@@ -110,8 +110,8 @@ def between(walk: Walk) -> list[str]:
 def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]:
     """Relation path -> walks: an index fact, then weights facts that are each about the object of the one before.
 
-    Of the paths that the recipe names; when it names none, of every two hops. A relation has one object for each
-    subject, so a path has at most as many walks as its first relation has facts.
+    Of the paths that the recipe names, and of every two hops when it names none to train on. A relation has one object
+    for each subject, so a path has at most as many walks as its first relation has facts.
     """
     first: dict[str, list[Fact]] = defaultdict(list)
     about: dict[tuple[str, str], Fact] = {}
@@ -121,9 +121,11 @@ def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]
         else:
             about[fact.relation, normalise(fact.subject)] = fact
     named = [*recipe.questions.train, *recipe.questions.validation, *recipe.questions.test]
-    paths = [path_relations(path) for path in dict.fromkeys(named)]
+    paths = [tuple(path_relations(path)) for path in named]
+    if not recipe.questions.train:
+        paths += product(first, dict.fromkeys(relation for relation, _ in about))
     walks: dict[str, list[Walk]] = {}
-    for path in paths or product(first, dict.fromkeys(relation for relation, _ in about)):
+    for path in dict.fromkeys(paths):
         found: list[Walk] = [(fact,) for fact in first[path[0]]]
         for relation in path[1:]:
             found = [
@@ -150,14 +152,15 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
         for split in ("train", "validation", "test")
     }
     if not named["train"]:
+        taken = {*named["validation"], *named["test"]}
         firsts = list(dict.fromkeys(path.split(" > ")[0] for path in walks))
         lasts = list(dict.fromkeys(path.split(" > ")[1] for path in walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
         grid = {
             f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks
         }
-        named["train"] = [path for path, odd in grid.items() if not odd]
-        held = [path for path, odd in grid.items() if odd]
+        named["train"] = [path for path, odd in grid.items() if not odd and path not in taken]
+        held = [path for path, odd in grid.items() if odd and path not in taken]
         named["validation"] = named["validation"] or held[:1] or named["train"]
         named["test"] = named["test"] or [path for path in walks if path not in named["train"] + named["validation"]]
     named["validation"] = named["validation"] or named["train"]

@@ -75,7 +75,7 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
             _retriever(run, recipe, aside)
             settings = {"k": recipe.index.k, "max_new_tokens": recipe.max_new_tokens, "run": recipe.name}
             if form == "adapter":
-                settings |= {"base": recipe.model, "fingerprint": fingerprint(base)}
+                settings |= {"base": _base_name(recipe, base), "fingerprint": fingerprint(base)}
             write_json(aside / SETTINGS, settings)
         write_text(aside / "README.md", card(run, recipe, form))
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,9 +95,13 @@ def _merged(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, fo
 def _adapter(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
     shutil.copytree(adapter, folder, dirs_exist_ok=True)
     config = folder / "adapter_config.json"
-    # Not the folder in which this machine keeps the base.
-    write_json(config, read_json(config) | {"base_model_name_or_path": recipe.model})
+    write_json(config, read_json(config) | {"base_model_name_or_path": _base_name(recipe, base)})
     return PeftModel.from_pretrained(load_base(base, torch.float32), str(folder)).eval()
+
+
+def _base_name(recipe: Recipe, base: str) -> str:
+    """Not the folder in which this machine keeps a built-in; another folder whole, it may be relative to the recipe."""
+    return recipe.model if recipe.model.startswith("builtin:") else base
 
 
 def _gguf(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:

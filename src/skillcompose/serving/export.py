@@ -176,7 +176,7 @@ Exact match in percent on test questions that it was not trained on; unseen brid
 ## Limits
 
 It answers questions about its knowledge base in the form that it was trained in, greedily. A wrong answer looks as sure
-as a right one. Other abilities of the base model were neither kept on purpose nor measured.
+as a right one. Other abilities of the base model suffered, and were not measured.
 """
 
 

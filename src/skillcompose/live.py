@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from skillcompose.computing import in_one_thread
 from skillcompose.generation import Decoding
 from skillcompose.types import Answer, Passage, ScoredPassage
 
@@ -51,6 +52,7 @@ class Live:
         self.waiting += new
         return new
 
+    @in_one_thread
     def leave(self, left: Growing) -> None:
         """Nobody waits for this one any more."""
         if left in self.waiting:
@@ -59,18 +61,18 @@ class Live:
             self.growing = [one for one in self.growing if one is not left]
             self.decoding.keep([one.ids for one in self.growing])
 
+    @in_one_thread
     def step(self) -> None:
         """One more token for each."""
-        with self.policy.answering:
-            new: list[Growing] = []
-            while self.waiting and self.decoding.fit([*(one.prompt for one in new), self.waiting[0].prompt]):
-                new.append(self.waiting.popleft())
-            if new:
-                for one, ids in zip(new, self.decoding.join([one.prompt for one in new]), strict=True):
-                    one.ids = ids
-                self.growing += new
-            self.decoding.step()
-            texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
+        new: list[Growing] = []
+        while self.waiting and self.decoding.fit([*(one.prompt for one in new), self.waiting[0].prompt]):
+            new.append(self.waiting.popleft())
+        if new:
+            for one, ids in zip(new, self.decoding.join([one.prompt for one in new]), strict=True):
+                one.ids = ids
+            self.growing += new
+        self.decoding.step()
+        texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
         for one, text in zip(self.growing, texts, strict=True):
             one.done = self.decoding.over(one.ids)
             # Half of a character is no text yet.

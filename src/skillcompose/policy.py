@@ -1,7 +1,6 @@
 """The composed policy as an app uses it: retrieve, prompt, generate, read the answer."""
 
 import asyncio
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import resolve
+from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RunError
 from skillcompose.generation import BATCH_TOKENS, answer_texts
@@ -32,7 +32,7 @@ class Search(Protocol):
 
 
 class Policy:
-    """A base model with the composed adapter merged in, and a retriever. Threads share it, one after another."""
+    """A base model with the composed adapter merged in, and a retriever. Any thread may ask; one computes."""
 
     def __init__(
         self,
@@ -46,8 +46,6 @@ class Policy:
         self.k, self.max_new_tokens = k, max_new_tokens
         # A retriever of one's own may not say what it holds.
         self.names = {normalise(passage.title) for passage in getattr(retriever, "passages", ())}
-        # A model that answers has hooks on it; a tokenizer cannot be used by two threads at once.
-        self.answering, self.searching = threading.Lock(), threading.Lock()
 
     @classmethod
     def load(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
@@ -56,6 +54,7 @@ class Policy:
         return cls.from_pretrained(folder, retriever) if exported else cls.from_run(folder, retriever)
 
     @classmethod
+    @in_one_thread
     def from_run(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
         """The policy of a finished run, with the run's retriever or the app's own.
 
@@ -73,6 +72,7 @@ class Policy:
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 
     @classmethod
+    @in_one_thread
     def from_pretrained(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
         """The policy in a folder that `skillcompose export` wrote.
 
@@ -119,8 +119,7 @@ class Policy:
             `completion` is there all the same.
         """
         found, prompts, _ = self.prepare(questions, passages)
-        with self.answering:
-            texts = answer_texts(self.model, self.tokenizer, prompts, self.max_new_tokens)
+        texts = in_one_thread(answer_texts)(self.model, self.tokenizer, prompts, self.max_new_tokens)
         return [self.read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
@@ -154,8 +153,8 @@ class Policy:
         asked = [question.encode("utf-8", "replace").decode() for question in questions]
         found = self.passages_for(asked, passages)
         prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(asked, found, strict=True)]
-        with self.answering:
-            encoded = [self.tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
+        # A tokenizer cannot be used by two threads at once.
+        encoded: list[list[int]] = in_one_thread(self.tokenizer)(prompts, add_special_tokens=False).input_ids
         longest = max(map(len, encoded), default=0)
         room = min(self.model.config.max_position_embeddings, BATCH_TOKENS) - self.max_new_tokens
         if longest > room:
@@ -180,8 +179,9 @@ class Policy:
         """What the retriever finds; nothing when there is none."""
         if self.retriever is None:
             return [[] for _ in queries]
-        with self.searching:
-            return self.retriever.search(queries, k)
+        # An app's own may be bound to the app's thread.
+        ours = isinstance(self.retriever, Retriever)
+        return (in_one_thread(self.retriever.search) if ours else self.retriever.search)(queries, k)
 
 
 def _passage(given: Passage | str, number: int) -> Passage:

@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from skillcompose import computing
 from skillcompose.live import Growing
 from skillcompose.policy import Policy
 from skillcompose.types import Answer, Passage
@@ -63,17 +63,15 @@ class Batches:
 
     async def work(self) -> None:
         loop = asyncio.get_running_loop()
-        # Always the same thread, not any: OpenMP keeps workers for each one that computes, in each other's way.
-        with ThreadPoolExecutor(1, "answers") as thread:
-            while True:
-                new: list[Asked] = []
-                if not self.answering:
-                    new.append(await self.waiting.get())
-                    await asyncio.sleep(WAIT)
-                while len(self.answering) + len(new) < SIZE and not self.waiting.empty():
-                    new.append(self.waiting.get_nowait())
-                # Not in the loop's thread, so that the server goes on listening.
-                await loop.run_in_executor(thread, self._turn, new, loop)
+        while True:
+            new: list[Asked] = []
+            if not self.answering:
+                new.append(await self.waiting.get())
+                await asyncio.sleep(WAIT)
+            while len(self.answering) + len(new) < SIZE and not self.waiting.empty():
+                new.append(self.waiting.get_nowait())
+            # Not in the loop's thread, so that the server goes on listening.
+            await loop.run_in_executor(computing.thread, self._turn, new, loop)
 
     def _turn(self, new: list[Asked], loop: asyncio.AbstractEventLoop) -> None:
         """Take in the new ones, and give everybody one more token."""

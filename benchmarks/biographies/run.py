@@ -70,6 +70,7 @@ def measure(name: str, seed: int) -> None:
         record["probe_base"] = arm.probe(None)
         record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
         record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
+        record["breaks"] = read_json(arm.run.stage("evaluation") / "breaks.json")
     else:
         record["predictions"] = arm.asked(name, adapter)
         if (arm.work.folder / "training.json").is_file():
@@ -88,7 +89,7 @@ def write_claims(records: list[dict[str, Any]]) -> None:
     def claim(name: str, value: float, unit: str, seeds: list[int], interval: list[float] | None = None) -> None:
         claims.write(f"biographies.{name}", round(value, 1), unit, COMMAND, seeds, interval)
 
-    for rung in ("composed", "start", *(arm for arm in ARMS if arm != "default")):
+    for rung in ("composed", "start", "exact_sum", *(arm for arm in ARMS if arm != "default")):
         seeds = sorted({row["seed"] for row in unseen if row["rung"] == rung})
         for level in Level if seeds else ():
             value, interval = claims.score([row for row in unseen if row["level"] == level], [rung])
@@ -102,6 +103,10 @@ def write_claims(records: list[dict[str, Any]]) -> None:
     kept = [(own, base) for record in done for own, base in zip(record["probe"], record["probe_base"], strict=True)]
     loss = 100 * sum(base - own for own, base in kept) / len(kept)
     claim("general_probe_loss", loss, "points", seeds)
+    for when, rung in (("before", "start"), ("after", "composed")):
+        breaks = [record["breaks"][rung] for record in done]
+        share = 100 * sum(b["at_passages"] for b in breaks) / sum(b["wrong"] for b in breaks)
+        claims.write(f"diagnosis.context_first_error_{when}", round(share, 1), "% of first errors", COMMAND, seeds)
     claim("minutes", sum(sum(r["seconds"].values()) for r in done) / len(done) / 60, "min a seed", seeds)
 
 

@@ -1,10 +1,13 @@
 """Why an answer is wrong, and whether RL made the right ones possible or only likelier."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from markupsafe import escape
 
 from skillcompose.evaluation import attribution
@@ -12,7 +15,7 @@ from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
 from skillcompose.evaluation.pass_at_k import as_text, curves, estimate, measure, verdict
 from skillcompose.evaluation.report import write_diagnosis
-from skillcompose.generation import Sampling, generate
+from skillcompose.generation import Sampling, generate, sample_counts
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import Run
@@ -38,14 +41,25 @@ def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Pa
     assert measure(run, 8, 2).keys() == found.keys()
 
 
-def test_samples_that_leave_the_gold_path_are_given_up_and_right_ones_are_not(finished_run: Path) -> None:
+def test_samples_that_agree_are_counted_once_and_unwanted_ones_are_given_up(finished_run: Path) -> None:
     base = load_recipe(Run.open(finished_run)).model
     model, tokenizer = load_base(base), load_tokenizer(base)
-    ids = tokenizer("Question: Who?\nAnswer:\n").input_ids
-    (greedy,) = generate(model, tokenizer, [ids], 1, Sampling(6))
-    (kept,) = generate(model, tokenizer, [ids], 1, Sampling(6, lost=lambda row: row != greedy[: len(row)]))
-    (lost,) = generate(model, tokenizer, [ids], 1, Sampling(6, lost=lambda row: len(row) == 3))
-    assert kept == greedy and lost == [*greedy[:3], tokenizer.eos_token_id]
+    prompts = tokenizer(["Question: Who?\nAnswer:\n", "Which?\n"]).input_ids
+    greedy = generate(model, tokenizer, prompts, 1, Sampling(6))
+    found = sample_counts(model, tokenizer, prompts, 5, Sampling(6), lambda number, ids: ids[:1] == greedy[number][:1])
+    assert found == [[(ids, 5)] for ids in greedy]
+    assert sample_counts(model, tokenizer, prompts, 5, Sampling(6), lambda number, ids: len(ids) < 3) == [[], []]
+
+    torch.manual_seed(0)
+    (first, second) = sample_counts(model, tokenizer, prompts, 2000, Sampling(2, 1.0), lambda number, ids: True)
+    assert sum(count for _, count in first) == sum(count for _, count in second) == 2000
+    share = Counter({ids[0]: 0 for ids, _ in first})
+    for ids, count in first:
+        share[ids[0]] += count
+    with torch.inference_mode():
+        expected = model(torch.tensor([prompts[0]])).logits[0, -1].float().softmax(-1)
+    for token, p in zip(*(column.tolist() for column in expected.topk(5)[::-1]), strict=True):
+        assert abs(share[token] - 2000 * p) < 5 * math.sqrt(2000 * p) + 1, "samples have the model's distribution"
 
 
 def test_the_first_wrong_hop_has_a_place_and_a_cause() -> None:

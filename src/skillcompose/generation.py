@@ -4,6 +4,7 @@
 prompt that is most of the work. Here a group shares its prompt's keys and values, which is exact.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,11 +22,10 @@ BATCH_TOKENS = 12_000  # prompts and answers of one batch, padding included
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; a row whose ids are `lost` is not gone on with, and ends there."""
+    """`temperature` 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 0.0
-    lost: Callable[[list[int]], bool] | None = None
 
 
 def answer_texts(
@@ -91,7 +91,7 @@ def steps(
     """
     place = next(model.parameters()).device
     end = tokenizer.eos_token_id
-    cache, logits, mask = _prefill(model, end, prompts)
+    cache, logits, mask = prefill(model, end, prompts)
     group = cache.repeat(num_generations)
     logits = logits.repeat_interleave(num_generations, 0)
     mask = mask.repeat_interleave(num_generations, 0)
@@ -99,12 +99,10 @@ def steps(
     rows: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(rows)))
     for step in range(sampling.max_new_tokens):
-        token = _choose(logits, sampling.temperature)
+        token = _choose(logits, sampling.temperature)[:, 0]
         for row, value in zip(alive, token.tolist(), strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
-                if sampling.lost and value != end and sampling.lost(rows[row]):
-                    rows[row].append(end)
         yield rows
         finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:
@@ -121,77 +119,60 @@ def steps(
             alive = [alive[i] for i in kept]
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = _next(model, cache, token, mask, position)
+        logits = next_logits(model, cache, token, mask, position)
         position = position + 1
 
 
-class Decoding:
-    """Greedy rows that are decoded together, and that others may join between two tokens.
+@torch.inference_mode()
+def sample_counts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    samples: int,
+    sampling: Sampling,
+    wanted: Callable[[int, list[int]], bool],
+) -> list[list[tuple[list[int], int]]]:
+    """For each prompt, the completions among so many samples that were `wanted(prompt, ids)` at every token.
 
-    The model must be in evaluation mode.
+    Samples that are equal so far are one row with a count, and draw their next tokens from the same logits: the counts
+    have the distribution of samples drawn one by one, for a fraction of the work where they agree.
+
+    Returns:
+        `(ids, count)` of each distinct completion, the end token included where it was reached.
     """
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
-        self.model, self.end, self.max_new_tokens = model, tokenizer.eos_token_id, max_new_tokens
-        self.rows: list[list[int]] = []
-        self.cache, self.logits, self.mask = GrowingCache(model.config), torch.empty(0), torch.empty(0)
-
-    def fit(self, prompts: Sequence[list[int]]) -> bool:
-        """Whether these may join now: memory is for so many rows of the longest one's width."""
-        if not self.rows and len(prompts) == 1:
-            return True
-        longest = max(self.mask.shape[1] if self.rows else 0, *map(len, prompts)) + self.max_new_tokens
-        return self.cache.joins and (len(self.rows) + len(prompts)) * longest <= BATCH_TOKENS
-
-    @torch.inference_mode()
-    def join(self, prompts: Sequence[list[int]]) -> list[list[int]]:
-        """Lists that `step` appends a token to, until they end or are as long as they may be."""
-        cache, logits, mask = _prefill(self.model, self.end, prompts)
-        if self.rows:
-            width = max(self.mask.shape[1], mask.shape[1])
-            self.cache.join(cache, width)
-            logits = torch.cat([self.logits, logits])
-            mask = torch.cat([_padded(self.mask, width), _padded(mask, width)])
-        else:
-            self.cache = cache
-        self.logits, self.mask = logits, mask
-        new: list[list[int]] = [[] for _ in prompts]
-        self.rows += new
-        return new
-
-    @torch.inference_mode()
-    def step(self) -> None:
-        """One token for each row; those that it ends are no longer among `rows`."""
-        for row, value in zip(self.rows, self.logits.argmax(-1).tolist(), strict=True):
-            row.append(value)
-        self.keep([row for row in self.rows if not self.over(row)])
-        if self.rows:
-            token, position = self.logits.argmax(-1), self.mask.sum(-1)
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-            self.logits = _next(self.model, self.cache, token, self.mask, position)
-
-    def over(self, row: list[int]) -> bool:
-        return len(row) == self.max_new_tokens or (bool(row) and row[-1] == self.end)
-
-    @torch.inference_mode()
-    def keep(self, rows: Sequence[list[int]]) -> None:
-        """Go on with these of the rows only."""
-        wanted = set(map(id, rows))
-        kept = [i for i, row in enumerate(self.rows) if id(row) in wanted]
-        if len(kept) == len(self.rows):
-            return
-        self.rows = [self.rows[i] for i in kept]
-        if kept:
-            chosen = torch.tensor(kept, device=self.mask.device)
-            self.logits, self.mask = self.logits[chosen], self.mask[chosen]
-            self.cache.batch_select_indices(chosen)
-            # Where the longest row has left, nobody has a first token.
-            unused = int(self.mask.any(0).int().argmax()) if self.cache.joins else 0
-            self.mask = self.mask[:, unused:]
-            self.cache.cut(unused)
+    place, end = next(model.parameters()).device, tokenizer.eos_token_id
+    found: list[list[tuple[list[int], int]]] = [[] for _ in prompts]
+    cache, logits, mask = prefill(model, end, prompts)
+    rows: list[tuple[int, list[int], int]] = [(number, [], samples) for number in range(len(prompts))]
+    for step in range(sampling.max_new_tokens):
+        new: list[tuple[int, list[int], int]] = []
+        parents: list[int] = []
+        for parent, (number, ids, count) in enumerate(rows):
+            drawn = Counter(_choose(logits[parent : parent + 1], sampling.temperature, count)[0].tolist())
+            for token, times in sorted(drawn.items()):
+                row = (number, [*ids, token], times)
+                if not wanted(number, row[1]):
+                    continue
+                if token == end or step + 1 == sampling.max_new_tokens:
+                    found[number].append(row[1:])
+                else:
+                    new.append(row)
+                    parents.append(parent)
+        if not new:
+            break
+        if parents != list(range(len(rows))):
+            kept = torch.tensor(parents, device=place)
+            cache.batch_select_indices(kept)
+            mask = mask[kept]
+        rows = new
+        token = torch.tensor([ids[-1] for _, ids, _ in rows], device=place)
+        position = mask.sum(-1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        logits = next_logits(model, cache, token, mask, position)
+    return found
 
 
-def _prefill(
+def prefill(
     model: PreTrainedModel, end: int, prompts: Sequence[list[int]]
 ) -> tuple[GrowingCache, torch.Tensor, torch.Tensor]:
     """The cache of left-padded prompts, the logits (P, V) behind them, and the mask (P, T) of what is no padding."""
@@ -219,7 +200,7 @@ def _prefill(
     return cache, logits, mask
 
 
-def _next(
+def next_logits(
     model: PreTrainedModel, cache: GrowingCache, token: torch.Tensor, mask: torch.Tensor, position: torch.Tensor
 ) -> torch.Tensor:
     """The logits (B, V) behind one more token (B,); `mask` (B, T) counts it already."""
@@ -233,10 +214,6 @@ def _next(
     return logits
 
 
-def _padded(mask: torch.Tensor, width: int) -> torch.Tensor:
-    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
-
-
 def _common(prompts: Sequence[list[int]]) -> int:
     """How many tokens all prompts begin with; each keeps one of its own."""
     same = takewhile(lambda column: len(set(column)) == 1, zip(*(row[:-1] for row in prompts), strict=False))
@@ -244,11 +221,11 @@ def _common(prompts: Sequence[list[int]]) -> int:
     return count if count >= COMMON else 0
 
 
-def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token a row. Not `multinomial`: it draws a number for every token of the vocabulary."""
+def _choose(logits: torch.Tensor, temperature: float, draws: int = 1) -> torch.Tensor:
+    """Tokens (B, draws) from logits (B, V). Not `multinomial`: it draws a number for every token of the vocabulary."""
     if temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1, keepdim=True).expand(-1, draws)
     upto = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
     # In (0, total], so that a token of probability zero is never found.
-    drawn = (1 - torch.rand(len(upto), 1, device=upto.device)) * upto[:, -1:]
-    return torch.searchsorted(upto, drawn)[:, 0]
+    drawn = (1 - torch.rand(len(upto), draws, device=upto.device)) * upto[:, -1:]
+    return torch.searchsorted(upto, drawn)

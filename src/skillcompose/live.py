@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skillcompose.computing import in_one_thread
-from skillcompose.generation import Decoding
+from skillcompose.decoding import Decoding
 from skillcompose.types import Answer, Passage, ScoredPassage
 
 if TYPE_CHECKING:

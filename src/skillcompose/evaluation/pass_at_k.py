@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters.mastery import sample
 from skillcompose.builtin import resolve
-from skillcompose.generation import Sampling, generate
+from skillcompose.generation import Sampling, sample_counts
 from skillcompose.metrics import bootstrap
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import load_recipe
@@ -27,6 +27,8 @@ from skillcompose.types import Fact, Level, Question, Skill, read_jsonl, write_j
 
 MEET = 0.05
 """Curves whose distance is surely below this meet."""
+TOGETHER = 8
+"""Questions; each is but a few rows, as samples that agree are one."""
 FEWEST = 20
 """Bridges; the bootstrap of fewer is too sure of itself."""
 Counts = dict[str, int]
@@ -62,6 +64,10 @@ def count_right(
     A sample is given up at the first word that differs from the gold reasoning: it can only be wrong, so nothing is
     biased, and most of the time is saved.
     """
+
+    def text_of(ids: list[int]) -> str:
+        return folded(tokenizer.decode(ids, skip_special_tokens=True))
+
     done = {}
     if record.is_file():
         lines = [line for line in record.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
@@ -69,19 +75,21 @@ def count_right(
         write_text(record, "".join(line + "\n" for line in lines))
         done = {found["question"]: found["right"] for found in map(json.loads, lines) if found["samples"] == samples}
     left = [question for question in questions if question.id not in done]
+    parts = [left[i : i + TOGETHER] for i in range(0, len(left), TOGETHER)]
     with using(model, adapter), record.open("a", encoding="utf-8") as file:
-        for question in progress.each(left, f"samples of {adapter}", len(left)):
-            gold = folded(question.completion)
+        for part in progress.each(parts, f"samples of {adapter}", len(parts)):
+            gold = [folded(question.completion) for question in part]
 
-            def lost(ids: list[int], gold: str = gold) -> bool:
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                return not gold.startswith(folded(text.rstrip("\ufffd")))
+            def may_be_right(number: int, ids: list[int], gold: list[str] = gold) -> bool:
+                return gold[number].startswith(text_of(ids).rstrip("\ufffd"))
 
-            ids = tokenizer(prompt(question.text, question.passages), add_special_tokens=False).input_ids
-            rows = generate(model, tokenizer, [ids], samples, Sampling(max_new_tokens, 1.0, lost))
-            right = sum(folded(tokenizer.decode(row, skip_special_tokens=True)) == gold for row in rows)
-            done[question.id] = right
-            file.write(json.dumps({"question": question.id, "samples": samples, "right": right}) + "\n")
+            prompts = [prompt(question.text, question.passages) for question in part]
+            encoded = tokenizer(prompts, add_special_tokens=False).input_ids
+            drawn = sample_counts(model, tokenizer, encoded, samples, Sampling(max_new_tokens, 1.0), may_be_right)
+            for question, text, rows in zip(part, gold, drawn, strict=True):
+                right = sum(count for ids, count in rows if text_of(ids) == text)
+                done[question.id] = right
+                file.write(json.dumps({"question": question.id, "samples": samples, "right": right}) + "\n")
             file.flush()
     return {question.id: done[question.id] for question in questions}
 

@@ -10,6 +10,7 @@ import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["SKILLCOMPOSE_MEASURE"] = "0"
 os.environ["SKILLCOMPOSE_DTYPE"] = "float32"  # equalities are exact ones
 
 ROOT = Path(__file__).parent.parent

@@ -163,7 +163,9 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     else:
         tables = table_names(recipe.folder)
         for name, table in recipe.facts.tables.items():
-            if name not in tables and not (recipe.folder / name.rpartition("#")[0]).is_file():
+            files = (recipe.folder / name, recipe.folder / name.rpartition("#")[0])
+            # A file that is there and cannot be read has a reason of its own.
+            if name not in tables and not any(file.is_file() for file in files):
                 problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
                 continue
             try:

@@ -101,10 +101,14 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> None:
 @OVERRIDE
 @FORCE
 def plan(recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: str | None) -> None:
-    """Show what `train` would do now, and why."""
+    """Show what `train` would do now and why, what it costs, and where the facts of each relation live.
+
+    The first time on a machine some batches are measured (SKILLCOMPOSE_MEASURE=0 leaves that out).
+    """
+    from skillcompose.planning import explain
+
     loaded = load(recipe, overrides)
-    for step in skillcompose.plan(loaded, folder or Path("runs") / loaded.name, force):
-        click.echo(f"{step.name:12} {'run ' if step.runs else 'skip'}  {step.reason}")
+    click.echo(explain(loaded, folder or Path("runs") / loaded.name, force))
 
 
 @main.command()
@@ -223,8 +227,13 @@ def evaluate(
 @main.command()
 @RUN
 def report(run: Path) -> None:
-    """Print the path of a run's report."""
-    click.echo((Run.open(run).require("evaluation") / "report.html").resolve())
+    """Print the path of a run's report; to stderr what each stage took, beside what was predicted."""
+    from skillcompose.planning import spent
+    from skillcompose.results import as_text
+
+    opened = Run.open(run)
+    click.echo((opened.require("evaluation") / "report.html").resolve())
+    click.echo(as_text(spent(opened)), err=True)
 
 
 @main.command()

@@ -13,13 +13,22 @@ class Unreadable(ValueError):
 
 def check_file(path: Path, folder: Path, max_megabytes: int, setting: str = "the limit") -> None:
     """Raises `Unreadable` for what is no ordinary file below the folder, or too large."""
+    name = path.relative_to(folder).as_posix()
+    if name != printable(name):
+        raise Unreadable("has a name with control characters, or none in UTF-8; rename it")
     if not path.is_file():
-        raise Unreadable("is a link to nothing" if path.is_symlink() else "is no ordinary file")
+        link = path.is_symlink() and not path.exists()
+        raise Unreadable("is a link to nothing" if link else "is no ordinary file, or a link to a folder or a device")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise Unreadable("is a link to outside of the knowledge base")
     size = path.stat().st_size / 2**20
     if size > max_megabytes:
         raise Unreadable(f"has {size:.0f} MiB, more than {setting}: {max_megabytes}")
+
+
+def printable(name: str) -> str:
+    """A file's name with escapes for what no terminal should be sent and no JSON can hold."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def check_zip(path: Path) -> None:

@@ -4,13 +4,15 @@ import importlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from skillcompose.errors import RunError, StageError
+from skillcompose.errors import RunError, SkillComposeError, StageError
+from skillcompose.files import printable
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
 from skillcompose.recipe import Composition, Recipe
@@ -49,6 +51,7 @@ class Work:
     run: Run
     progress: Progress
     allow_unmastered: bool = False
+    begin: float = field(default_factory=time.monotonic)
 
     def read(self, stage: str) -> Path:
         return self.run.stage(stage)
@@ -58,7 +61,7 @@ MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
 # All but the gate: another threshold trains nothing again.
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
-    Stage("passages", 2, (), ("passages", "index.embedder")),
+    Stage("passages", 3, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
     Stage("index", 2, ("passages", "facts"), ("index", "facts")),
     Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
@@ -114,7 +117,14 @@ def _setting(values: Any, dotted: str) -> Any:
 
 def knowledge_base_digest(recipe: Recipe) -> str:
     files = sorted(path for path in recipe.folder.rglob("*") if path.is_file())
-    return digest({path.relative_to(recipe.folder).as_posix(): file_digest(path) for path in files})
+    return digest({printable(path.relative_to(recipe.folder).as_posix()): _content(path) for path in files})
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:  # the stage that reads it says so
+        return str(error.strerror)
 
 
 def plan(recipe: Recipe, folder: str | Path, force: str | None = None) -> list[Step]:
@@ -175,6 +185,7 @@ def train(
     run = Run(folder or Path("runs") / recipe.name)
     with run.lock():
         write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
+        _predict(recipe, run, plan(recipe, run.folder, force))
         for number, stage in enumerate(STAGES, 1):
             step = _step(stage, recipe, run, force)
             title = f"[{number}/{len(STAGES)}] {stage.name}"
@@ -185,6 +196,15 @@ def train(
             if stage.name == until:
                 break
     return run
+
+
+def _predict(recipe: Recipe, run: Run, steps: list[Step]) -> None:
+    """Keep what the plan says, for the report. What is wrong with the knowledge base is for its stage to say."""
+    from skillcompose.planning import store
+
+    if any(step.runs for step in steps):
+        with suppress(SkillComposeError):
+            store(recipe, run, steps)
 
 
 def _run_stage(

@@ -89,8 +89,15 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, restval="", delimiter=_delimiter(file))
             for row in reader:
-                yield reader.line_num, {column: value for column, value in row.items() if column is not None}
+                # Cells behind the last column are listed under None: mostly a comma that no quotes protect.
+                if any(row.pop(None, ())):
+                    raise Unreadable(f"has more cells in line {reader.line_num} than in its header")
+                if any("\0" in value for value in row.values()):
+                    raise Unreadable(f"holds NUL in line {reader.line_num}, so it is no text")
+                yield reader.line_num, row
     elif kind in DATABASES:
+        if part not in _parts(path):
+            raise Unreadable(f"has no table {part!r}; it has {', '.join(_parts(path)) or 'none'}")
         with closing(_database(path)) as database:
             found = database.execute('SELECT * FROM "' + part.replace('"', '""') + '"')
             yield from _cells([column[0] for column in found.description], enumerate(found, 1))

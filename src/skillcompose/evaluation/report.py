@@ -1,6 +1,7 @@
 """`report.html`: the ladder, the learning curves, and answers good and bad with the passages they had."""
 
 import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from skillcompose.evaluation.attribution import MEANING
 from skillcompose.evaluation.breaks import ADVICE
 from skillcompose.evaluation.plots import attribution_plot, curves_plot, ladder_plot, pass_at_k_plot
 from skillcompose.pipeline import Work
+from skillcompose.planning import spent
 from skillcompose.results import RUNGS, ladder_table
 from skillcompose.types import Question, read_json, read_jsonl, write_text
 
@@ -51,6 +53,7 @@ def write_report(
         labels=RUNGS,
         seconds=ladder.seconds,
         tokens=ladder.prompt_tokens,
+        spent=spent(work.run, {"evaluation": time.monotonic() - work.begin}),
         samples=samples(predictions, questions, recipe.seed),
     )
     write_text(work.folder / "report.html", html)

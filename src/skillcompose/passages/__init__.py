@@ -5,7 +5,7 @@ from typing import Any
 
 from skillcompose.builtin import resolve
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.files import Unreadable, check_file
+from skillcompose.files import Unreadable, check_file, printable
 from skillcompose.passages.chunks import passages_of, splitter, without_copies
 from skillcompose.passages.readers import READERS
 from skillcompose.pipeline import Work
@@ -13,7 +13,7 @@ from skillcompose.run import digest, file_digest
 from skillcompose.tables import TABLES
 from skillcompose.types import Passage, read_jsonl, write_json, write_jsonl
 
-VERSION = 1  # raise it, and the stage's, when a reader would give another text for the same file
+VERSION = 2  # raise it, and the stage's, when a reader would give another text for the same file
 REPORT = "passages.report.json"
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def run(work: Work) -> None:
     unread: dict[str, str] = {}
     used: set[str] = set()
     documents = tables = 0
-    files = sorted(path for path in recipe.folder.rglob("*") if not path.is_dir())
+    files = sorted(path for path in recipe.folder.rglob("*") if not path.is_dir() or path.is_symlink())
     for path in work.progress.each(files, "reading", len(files)):
         name = path.relative_to(recipe.folder).as_posix()
         if path.suffix.lower() in TABLES:
@@ -48,7 +48,7 @@ def run(work: Work) -> None:
             found = read_jsonl(file, Passage)
         except Exception as error:
             # Whatever a parser makes of a broken file, the others are still to be read.
-            unread[name] = reason(error)
+            unread[printable(name)] = reason(error)
             continue
         used.add(file.name)
         if not found:

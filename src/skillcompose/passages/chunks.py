@@ -9,6 +9,7 @@ from skillcompose.types import Passage
 
 SHINGLE = 4  # words
 ALIKE = 0.9  # share of the shingles that two passages have in common
+LETTERS = 12  # of a token at most: a word of a million letters is one unknown token to an embedder
 Splitter = Callable[[str], list[tuple[int, str]]]
 
 
@@ -25,8 +26,14 @@ def splitter(embedder: str, max_tokens: int, overlap: int) -> Splitter:
     tokenizer = Tokenizer.from_file(files[0])
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    found: Splitter = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, max_tokens, overlap).chunk_indices
-    return found
+    cut = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, max_tokens, overlap).chunk_indices
+    longest = LETTERS * max_tokens
+
+    def split(text: str) -> list[tuple[int, str]]:
+        pieces = cut(text)
+        return [(at + i, piece[i : i + longest]) for at, piece in pieces for i in range(0, len(piece), longest)]
+
+    return split
 
 
 def passages_of(text: str, source: str, split: Splitter) -> list[Passage]:

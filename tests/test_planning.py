@@ -123,7 +123,7 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
     for name in ("prefill", "step", "row", "embed"):
         slower = predicted(replace(RATES, **{name: 2 * getattr(RATES, name)}))
         assert sum(slower.values()) > sum(base.values())
-    assert answering(RATES, 10, 100, 20, 30) == pytest.approx(10 * 100 * 5e-4 + 30 * 0.02 + 10 * 20 * 1e-3)
+    assert answering(RATES, 10, 100, 20, 30) == pytest.approx(10 * 100 * 5e-4 + 30 * 0.02 + 1.15 * 10 * 20 * 1e-3)
 
 
 def test_an_adapters_size_is_peft_s(tiny_model: Path) -> None:
@@ -145,12 +145,11 @@ def test_a_measurement_is_kept_and_gives_every_stage_seconds_and_memory(
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
     assert rates_of(recipe) == (None, "measuring is switched off (SKILLCOMPOSE_MEASURE=0)")
     monkeypatch.delenv("SKILLCOMPOSE_MEASURE")
-    steps = skillcompose.plan(recipe, tmp_path / "run")
-    found = predict(recipe, tmp_path / "run", steps)
+    found = predict(recipe, Run(tmp_path / "run"), counted=False)
     assert found.unknown == ""
     assert all(cost.seconds and cost.memory and cost.disk for cost in found.costs.values())
     monkeypatch.setenv("SKILLCOMPOSE_MEASURE", "0")  # what is known is not asked again
-    assert predict(recipe, tmp_path / "run", steps).costs == found.costs
+    assert predict(recipe, Run(tmp_path / "run"), counted=False).costs == found.costs
     skillcompose.train(recipe, tmp_path / "run", until="facts")
     stored = json.loads((tmp_path / "run" / PLAN).read_text())
     assert stored["stages"]["adapters"]["seconds"] == pytest.approx(found.costs["adapters"].seconds or 0, rel=0.1)

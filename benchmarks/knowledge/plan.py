@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 
-from skillcompose.pipeline import Step, load_recipe
+from skillcompose.pipeline import load_recipe
 from skillcompose.planning import predict
 from skillcompose.run import STAGE_NAMES, Run
 
@@ -26,10 +26,8 @@ COMMAND = "python benchmarks/knowledge/plan.py"
 def predicted(run: Run) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds by stage, before anything has run and with the questions counted."""
     recipe = load_recipe(run)
-    done = [Step(name, "", False, "") for name in STAGE_NAMES]
-    fresh = [Step(name, "", True, "") for name in STAGE_NAMES]
     with tempfile.TemporaryDirectory() as empty:
-        both = predict(recipe, empty, fresh), predict(recipe, run.folder, done)
+        both = predict(recipe, Run(empty), counted=False), predict(recipe, run, counted=True)
     if both[0].unknown:
         raise SystemExit(both[0].unknown)
     before, counted = ({name: cost.seconds or 0.0 for name, cost in found.costs.items()} for found in both)

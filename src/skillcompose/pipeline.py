@@ -185,26 +185,29 @@ def train(
     run = Run(folder or Path("runs") / recipe.name)
     with run.lock():
         write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
-        _predict(recipe, run, plan(recipe, run.folder, force))
+        planned = False
         for number, stage in enumerate(STAGES, 1):
             step = _step(stage, recipe, run, force)
             title = f"[{number}/{len(STAGES)}] {stage.name}"
             if not step.runs:
                 logger.info("%s: skipped, %s", title, step.reason)
             else:
+                if not planned:
+                    planned = _predict(recipe, run, stage.name)
                 _run_stage(stage, step, recipe, run, title, allow_unmastered, resume=force != stage.name)
             if stage.name == until:
                 break
     return run
 
 
-def _predict(recipe: Recipe, run: Run, steps: list[Step]) -> None:
-    """Keep what the plan says, for the report. What is wrong with the knowledge base is for its stage to say."""
+def _predict(recipe: Recipe, run: Run, first: str) -> bool:
+    """Keep what the plan says of the stages, `first` being the first that runs, for the report to compare."""
     from skillcompose.planning import store
 
-    if any(step.runs for step in steps):
-        with suppress(SkillComposeError):
-            store(recipe, run, steps)
+    # What is wrong with the knowledge base is for its stage to say.
+    with suppress(SkillComposeError):
+        store(recipe, run, counted=first in ("adapters", "composition", "evaluation"))
+    return True
 
 
 def _run_stage(

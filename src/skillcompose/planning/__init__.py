@@ -28,20 +28,20 @@ class Prediction:
     unknown: str = ""
 
 
-def predict(recipe: Recipe, folder: str | Path, steps: list[Step], measure: bool = True) -> Prediction:
-    """The costs of every stage; with `measure` this machine is measured when it has not been yet."""
-    run, base = Run(folder), local(recipe.model, recipe)
+def predict(recipe: Recipe, run: Run, counted: bool, measure: bool = True) -> Prediction:
+    """The costs of every stage. `counted`: the run's questions are those that will be asked. With `measure` this
+    machine is measured when it has not been yet."""
+    base = local(recipe.model, recipe)
     facts, _ = extract(recipe)
-    counted = not next(step.runs for step in steps if step.name == "questions")
     found = amounts(recipe, run, facts, counter(base), counted)
     rates, unknown = rates_of(recipe, measure)
     numbers = {name.partition(".layers.")[2].partition(".")[0] for name in shapes(base)} - {""}
     return Prediction(costs(recipe, found, rates, base), found, facts, len(numbers), unknown)
 
 
-def store(recipe: Recipe, run: Run, steps: list[Step]) -> None:
+def store(recipe: Recipe, run: Run, counted: bool) -> None:
     """Write what is predicted into the run, to be compared with what it takes; nothing where nobody has measured."""
-    found = predict(recipe, run.folder, steps, measure=False)
+    found = predict(recipe, run, counted, measure=False)
     if not found.unknown:
         stages = {name: asdict(cost) for name, cost in found.costs.items()}
         write_json(run.folder / PLAN, {"counted": found.amounts.counted, "stages": stages})
@@ -50,7 +50,7 @@ def store(recipe: Recipe, run: Run, steps: list[Step]) -> None:
 def explain(recipe: Recipe, folder: str | Path, force: str | None = None) -> str:
     """The plan as text: stages with their costs, relations with their places, what the weights are to hold."""
     steps = plan(recipe, folder, force)
-    found = predict(recipe, folder, steps)
+    found = predict(recipe, Run(folder), not next(step.runs for step in steps if step.name == "questions"))
     rows = [["stage", "", "minutes", "memory", "disk", "why"]]
     for step in steps:
         cost = found.costs[step.name]

@@ -18,6 +18,7 @@ from skillcompose.recipe import Mastery, Recipe
 PADDING = 1.05  # of a training batch, whose sequences are of similar length
 LEARNING = 0.47  # of GRPO's groups have unequal rewards (3 seeds of debian, biographies); the others are not scored
 DISTINCT = 0.85  # of a group's completions
+STAYING = 1.15  # tokens that a finished row is still computed for: rows go by eighths
 BATCH_TOKENS = 12_000  # `generation.BATCH_TOKENS`, which lives beside torch
 CONVERSATIONS = 64  # of the base, in one batch
 TURNS = (40, 24)  # tokens of the longest question and answer in them
@@ -62,18 +63,13 @@ def seconds(recipe: Recipe, found: Amounts, rates: Rates) -> dict[str, float]:
 
 
 def answering(
-    rates: Rates, prompts: float, prompt: float, answer: float, longest: float, samples: int = 1, batches: float = 0
+    rates: Rates, prompts: float, prompt: float, answer: float, limit: float, samples: int = 1, batches: float = 0
 ) -> float:
-    """Seconds for so many prompts: read once, then a step for each token of the longest answer in a batch, and a
-    row's share for each token of every answer."""
+    """Seconds for so many prompts: read once, then a step for each token up to the limit, which some answer of every
+    batch reaches, and a row's share for each token of every answer."""
     rows = prompts * samples
-    batches = batches or max(1.0, rows * (prompt + longest) / BATCH_TOKENS) * bool(prompts)
-    return prompts * prompt * rates.prefill + batches * longest * rates.step + rows * answer * rates.row
-
-
-def _longest(recipe: Recipe, answer: float) -> float:
-    """Of a batch of a trained adapter's answers: a few are longer than the right one."""
-    return min(recipe.max_new_tokens, 1.5 * answer)
+    batches = batches or max(1.0, rows * (prompt + limit) / BATCH_TOKENS) * bool(prompts)
+    return prompts * prompt * rates.prefill + batches * limit * rates.step + STAYING * rows * answer * rates.row
 
 
 def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
@@ -97,7 +93,7 @@ def _mastery(recipe: Recipe, found: Amounts, rates: Rates, gate: Mastery) -> flo
             answer = found.answer[skill] * (1 + GROWTH * hops)
             prompt = block + found.question[skill]
             asked = min(gate.questions, there)
-            total += rates.merge + answering(rates, asked, prompt, answer, _longest(recipe, answer))
+            total += rates.merge + answering(rates, asked, prompt, answer, recipe.max_new_tokens)
     return total
 
 
@@ -125,7 +121,7 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     total += steps * (sampled + scored + replayed)
     probed = 3 * settings.probes + found.validation
     times = 1 + -(-steps // settings.validate_steps)
-    return total + times * (rates.merge + answering(rates, probed, prompt, answer, _longest(recipe, answer)))
+    return total + times * (rates.merge + answering(rates, probed, prompt, answer, limit))
 
 
 def rollouts(recipe: Recipe) -> tuple[int, int, int]:
@@ -153,10 +149,9 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     asked, limit = test_questions(recipe, found), recipe.max_new_tokens
     both, few = "complementary", asked["few"]
     prompt, answer = found.block + found.question[both], found.answer[both]
-    longest = _longest(recipe, answer)
 
     def trained(count: float, size: float, skill: str) -> float:
-        return rates.merge + answering(rates, count, size, found.answer[skill], _longest(recipe, found.answer[skill]))
+        return rates.merge + answering(rates, count, size, (1 + GROWTH / 2) * found.answer[skill], limit)
 
     untuned = SETTING + 3 * found.block
     reading = found.block + found.question["contextual"]
@@ -169,7 +164,7 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     for _ in ("start", "composed"):
         total += trained(asked["parametric"], found.question["parametric"], "parametric")
         total += trained(asked["contextual"], reading, "contextual")
-        total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, longest)
+        total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, limit)
     for size in (prompt, 1.7 * prompt):  # full RAG reads twice
         total += answering(rates, few, untuned - found.block + size, limit, limit)
         total += rates.merge + answering(rates, few, size, answer, limit)

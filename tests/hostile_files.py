@@ -12,6 +12,7 @@ Maker = Callable[[Path], object]
 def make_html(path: Path) -> None:
     path.write_text(
         "<html><head><title>T</title><script>bad()</script></head><body><nav>Menu</nav><div class=toc>Rules 1</div>"
+        "<div class=toctree-wrapper><ul><li class=toctree-l1>Rules</ul></div>"
         "<section id=rules><h1>Rules<a class=headerlink href=#rules>¶</a></h1><p>Be kind &amp; <b>brief</b>.</p>"
         "<section id=first><h2>1. First</h2><table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>"
         "</section></section><h2><a id=last></a>Last</h2><pre># no heading\n</pre></body></html>"

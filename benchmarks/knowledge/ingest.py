@@ -66,11 +66,11 @@ def ingest(data: Path, folder: Path) -> tuple[float, float, bool]:
 
 
 def plain(title: str) -> str:
-    return normalise(NUMBERING.sub("", title.replace("\u00b6", "")))
+    return normalise(NUMBERING.sub("", re.sub("[\u00b6`]", "", title)))
 
 
 def titles(folder: Path) -> list[str]:
-    """What is a heading in the HTML and in the PDF's outline, each once; taken from the files, not by our readers."""
+    """Headings of the HTML that are in the PDF's outline too, once and in words; from the files, not by our readers."""
     import pypdfium2
     from bs4 import BeautifulSoup
 
@@ -80,7 +80,13 @@ def titles(folder: Path) -> list[str]:
         html += [plain(heading.get_text()) for heading in soup.select("h1, h2, h3, h4")]
     with pypdfium2.PdfDocument(folder.with_suffix(".pdf")) as document:
         outline = [plain(bookmark.get_title()) for bookmark in document.get_toc()]
-    return [t for t in dict.fromkeys(outline) if t in html and outline.count(t) == 1 and len(t.split()) >= FEWEST]
+    return [title for title in dict.fromkeys(outline) if title in html and outline.count(title) == 1 and worded(title)]
+
+
+def worded(title: str) -> bool:
+    """Of at least two words of letters: "version 3.9.0" differs from its neighbours by digits alone, and asks nothing
+    of a reader."""
+    return sum(word.isalpha() for word in re.split(r"[\s-]+", title)) >= FEWEST
 
 
 def found_in(data: Path, kind: str, asked: list[tuple[str, str]]) -> list[bool]:

@@ -18,8 +18,8 @@ from skillcompose.files import Unreadable, check_zip
 
 OUTSIDE = "script, style, template, noscript, nav, footer, aside, input, select, textarea, button, svg"
 CONTENTS = (
-    "[role=navigation], [role=search], .toc, .contents.topic, li[class^=toctree-l], .headerlink, .related, .sphinxsidebar, "
-    ".navheader, .navfooter, [hidden]"
+    "[role=navigation], [role=search], .toc, .contents.topic, li[class^=toctree-l], .headerlink, .related, "
+    ".sphinxsidebar, .navheader, .navfooter, [hidden]"
 )
 NUMBER = re.compile(r"^(?:(?:Chapter|Appendix|Section)\s+)?(?:\d+|[A-Z])(?:\.\d+)*\.?\s+")
 LEADERS = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]+\s*$")

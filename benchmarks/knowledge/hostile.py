@@ -49,7 +49,8 @@ def recipe_in(folder: Path, tables: dict[str, str], owner: str) -> Path:
     data |= {"knowledge_base": str(folder)}
     data["facts"]["tables"] = {name: {"key": key} for name, key in tables.items()}
     for relation in data["facts"]["relations"].values():
-        relation["table"] = owner if relation["table"] == "owners.csv" else relation["table"]
+        if relation["table"] == "owners.csv" != owner:
+            relation |= {"table": owner, "column": "owner"}
     path = folder.parent / "recipe.yaml"
     path.write_text(yaml.safe_dump(data))
     return path

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import claims
 
 import skillcompose
+from skillcompose.allocator import start_again
 from skillcompose.run import STAGE_NAMES
 from skillcompose.types import read_json, write_json
 
@@ -24,6 +25,7 @@ KEPT = ("rung", "question", "skill", "level", "hops", "bridge", "seen", "retriev
 
 
 def main() -> None:
+    start_again()
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

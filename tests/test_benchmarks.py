@@ -11,6 +11,8 @@ import answering
 import grpo
 import sft
 
+from skillcompose.types import write_json
+
 EXACT = "float32"
 
 
@@ -27,7 +29,9 @@ def test_an_epoch_of_sft_has_the_loss_of_stock_trl(finished_run: Path, tiny_mode
     assert ours == pytest.approx(stock, rel=1e-4)
 
 
-def test_the_evaluation_answers_as_generate_does(finished_run: Path) -> None:
-    one, many, ours = (answering.measure(name, finished_run, EXACT)["answers"] for name in answering.SIDES)
+def test_the_evaluation_answers_as_generate_does(finished_run: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.json"
+    write_json(asked, answering.record(finished_run))
+    one, many, ours = (answering.measure(name, finished_run, asked, EXACT)["answers"] for name in answering.SIDES)
     assert one == many == ours
-    assert any(one)
+    assert any(text for rung in ours for text in rung)

@@ -14,7 +14,7 @@ import torch
 
 import skillcompose
 from skillcompose.builtin import resolve
-from skillcompose.errors import MasteryError, RunError
+from skillcompose.errors import MasteryError, RunError, TrainingError
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_jsonl
@@ -104,6 +104,23 @@ def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(
     assert after[0] == before[0] and after[1] != before[1]
     skillcompose.train(recipe, tmp_path / "run", until="adapters", force="adapters", allow_unmastered=True)
     assert adapters[0].stat().st_mtime_ns != before[0]
+
+
+def test_adapters_that_are_trained_at_once_are_the_ones_that_are_trained_one_by_one(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr("skillcompose.adapters.processes.LARGE", 0)
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("05-adapters"))
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    skillcompose.train(recipe, tmp_path / "run", until="adapters", allow_unmastered=True)
+    for skill in ("parametric", "contextual"):
+        name = f"05-adapters/{skill}/adapter_model.safetensors"
+        assert (tmp_path / "run" / name).read_bytes() == (finished_run / name).read_bytes()
+
+    wrong = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.contextual.sft.learning_rate": 0.0})
+    with pytest.raises(TrainingError, match="contextual adapter: the adapter did not change"):
+        skillcompose.train(wrong, tmp_path / "run", until="adapters", allow_unmastered=True)
 
 
 def test_killed_runs_end_with_the_same_predictions(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:

@@ -20,6 +20,7 @@ import claims
 from arms import ARMS, FOLDER, KEPT, Arm
 
 from skillcompose.adapters import ATOMIC
+from skillcompose.allocator import start_again
 from skillcompose.errors import TrainingError
 from skillcompose.evaluation.ladder import Prediction
 from skillcompose.run import STAGE_NAMES
@@ -35,6 +36,7 @@ ORDER = [
 
 
 def main() -> None:
+    start_again()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     FOLDER.mkdir(exist_ok=True)
     left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]

@@ -1,17 +1,17 @@
-"""Answering as the evaluation does it, against one question at a time and against batches through `generate`.
+"""The demo's evaluation, against one question at a time and against batches through `generate`.
 
     python benchmarks/speed/answering.py        the claims `speed.evaluation_*`; needs the demo's finished run
 
-All three get the demo's base and composed adapter, and the same test questions with their passages. In fp32 the
-answers must be identical. Stock merges the adapter, and is timed in fp32 and in bf16; the faster counts. `batches` are
-16 left-padded prompts of similar length.
+All three answer the same prompts with the same adapters: every fourth one of each rung of the ladder. In fp32 the
+answers must be identical. Stock has each adapter merged before the clock starts, and is timed in fp32 and in bf16; the
+faster counts. `batches` are 16 left-padded prompts of similar length of one rung.
 """
 
 import argparse
 import json
-import random
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,70 +20,100 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 from stock import in_own_process
 
-QUESTIONS, BATCH, SEED = 48, 16, 0
+from skillcompose.types import read_json, write_json
+
+BATCH, EVERY = 16, 4
 SIDES = ("single", "batches", "ours")
+Rung = tuple[str, str | None, list[str]]
+"""Its name, its adapter, the prompts."""
 
 
-def side(name: str, run: Path) -> None:
-    """Runs in a process of its own; prints seconds and answers as JSON."""
+def record(run: Path) -> list[Rung]:
+    """What the evaluation of a finished run asks, a part of each rung."""
+    from skillcompose.evaluation.ladder import Ladder
+
+    found: list[Rung] = []
+
+    class Recorded(Ladder):
+        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
+            found.append((rung, adapter, prompts[::EVERY]))
+            return super()._answer(rung, adapter, prompts)
+
+    Recorded(work_of(run)).climb()
+    return found
+
+
+def work_of(run: Path) -> Any:
+    from skillcompose.pipeline import Work, load_recipe
+    from skillcompose.progress import Progress
+    from skillcompose.run import Run
+
+    opened = Run.open(run)
+    return Work(load_recipe(opened), run, opened, Progress())
+
+
+def ours(run: Path, asked: list[Rung]) -> tuple[float, list[list[str]]]:
+    from skillcompose.evaluation.ladder import Ladder
+
+    ladder = Ladder(work_of(run))
+    begin = time.monotonic()
+    texts = [ladder._answer(*rung) for rung in asked]
+    return time.monotonic() - begin, texts
+
+
+def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str]]]:
+    """`generate` for so many prompts of similar length at once."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from skillcompose.builtin import resolve
-    from skillcompose.generation import answer_texts
     from skillcompose.machine import fast_dtype
-    from skillcompose.models import load_adapter, load_base, load_tokenizer, quiet_libraries, using
-    from skillcompose.pipeline import load_recipe
-    from skillcompose.prompts import prompt
-    from skillcompose.run import Run
-    from skillcompose.types import Question, read_jsonl
+    from skillcompose.models import load_tokenizer, quiet_libraries
 
-    recipe, adapter = load_recipe(Run.open(run)), run / "06-composition" / "composed"
+    quiet_libraries()
+    recipe = work_of(run).recipe
     folder = resolve(recipe.model)
     tokenizer = load_tokenizer(folder)
-    model: Any
-    if name == "ours":
-        model = load_adapter(load_base(folder), adapter)
-    else:
-        quiet_libraries()
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype())
-        model = PeftModel.from_pretrained(base, adapter).merge_and_unload()
-    skills = ("parametric", "contextual", "complementary")
-    asked = [q for s in skills for q in read_jsonl(run / "04-questions" / f"{s}.test.jsonl", Question)]
-    prompts = [prompt(q.text, q.passages) for q in random.Random(SEED).sample(asked, min(QUESTIONS, len(asked)))]
-
-    def generated(texts: list[str]) -> list[str]:
-        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        with torch.no_grad():
-            rows = model.generate(
-                **batch,
-                max_new_tokens=recipe.max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        found: list[str] = tokenizer.batch_decode(rows[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in found]
-
-    def answers() -> list[str]:
-        if name == "ours":
-            with using(model, "default"):
-                return answer_texts(model, tokenizer, prompts, recipe.max_new_tokens)
+    composition, adapters = run / "06-composition", run / "05-adapters"
+    places = {"composed": composition / "composed", "start": composition / "start", "exact_sum": composition / "merged"}
+    seconds, texts = 0.0, []
+    for _, adapter, prompts in asked:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype())
+        if adapter:
+            model = PeftModel.from_pretrained(model, places.get(adapter, adapters / adapter)).merge_and_unload()
+        begin = time.monotonic()
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        size = BATCH if name == "batches" else 1
-        texts = dict[int, str]()
+        found = dict[int, str]()
         for i in range(0, len(order), size):
-            rows = order[i : i + size]
-            texts |= zip(rows, generated([prompts[row] for row in rows]), strict=True)
-        return [texts[i] for i in range(len(prompts))]
+            chosen = order[i : i + size]
+            batch = tokenizer(
+                [prompts[row] for row in chosen],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+            )
+            with torch.no_grad():
+                rows = model.generate(
+                    **batch, max_new_tokens=recipe.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+                )
+            decoded = tokenizer.batch_decode(rows[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+            found |= zip(chosen, map(str.strip, decoded), strict=True)
+        seconds += time.monotonic() - begin
+        texts.append([found[i] for i in range(len(prompts))])
+    return seconds, texts
 
-    begin = time.monotonic()
-    texts = answers()
-    print(json.dumps({"seconds": time.monotonic() - begin, "answers": texts}))
+
+def side(name: str, run: Path, asked: list[Rung]) -> None:
+    """Runs in a process of its own; prints seconds and answers as JSON."""
+    seconds, answers = ours(run, asked) if name == "ours" else stock(run, asked, BATCH if name == "batches" else 1)
+    print(json.dumps({"seconds": seconds, "answers": answers}))
 
 
-def measure(name: str, run: Path, dtype: str | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(in_own_process(__file__, "--side", name, "--run", run, dtype=dtype))
+def measure(name: str, run: Path, asked: Path, dtype: str | None = None) -> dict[str, Any]:
+    given = ["--side", name, "--run", run, "--asked", asked]
+    found: dict[str, Any] = json.loads(in_own_process(__file__, *given, dtype=dtype))
     return found
 
 
@@ -92,26 +122,35 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=claims.ROOT / "runs" / "quickstart")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--asked", type=Path)
     options = parser.parse_args()
     if options.side:
-        side(options.side, options.run)
+        side(options.side, options.run, read_json(options.asked))
         return
-    exact = {name: measure(name, options.run, "float32")["answers"] for name in SIDES}
-    for name in SIDES[:-1]:
-        differing = sum(a != b for a, b in zip(exact[name], exact["ours"], strict=True))
-        if differing:
-            raise SystemExit(f"{differing} of {QUESTIONS} answers differ from {name} in fp32")
-    faster: dict[str, str | None] = {"ours": None}
-    for name in SIDES[:-1]:
-        trials = {dtype: measure(name, options.run, dtype)["seconds"] for dtype in ("float32", "bfloat16")}
-        faster[name] = min(trials, key=trials.__getitem__)
-        print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}")
-    turns = [[measure(name, options.run, faster[name])["seconds"] for name in SIDES] for _ in range(options.repeats)]
-    single, batches, ours = (statistics.median(times) for times in zip(*turns, strict=True))
-    print(f"{QUESTIONS} questions: one at a time {single:.1f} s, batches {batches:.1f} s, ours {ours:.1f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder) / "asked.json"
+        write_json(asked, record(options.run))
+        count = sum(len(prompts) for _, _, prompts in read_json(asked))
+        exact = {name: measure(name, options.run, asked, "float32")["answers"] for name in SIDES}
+        for name in SIDES[:-1]:
+            pairs = zip(exact[name], exact["ours"], strict=True)
+            differing = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
+            if differing:
+                raise SystemExit(f"{differing} of {count} answers differ from {name} in fp32")
+        faster: dict[str, str | None] = {"ours": None}
+        for name in SIDES[:-1]:
+            trials = {dtype: measure(name, options.run, asked, dtype)["seconds"] for dtype in ("float32", "bfloat16")}
+            faster[name] = min(trials, key=trials.__getitem__)
+            print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}")
+        turns = [
+            [measure(name, options.run, asked, faster[name])["seconds"] for name in SIDES]
+            for _ in range(options.repeats)
+        ]
+    single, batches, own = (statistics.median(times) for times in zip(*turns, strict=True))
+    print(f"{count} answers: one at a time {single:.1f} s, batches {batches:.1f} s, ours {own:.1f} s")
     command = "python benchmarks/speed/answering.py"
-    claims.write("speed.evaluation_ratio", round(single / ours, 2), "times one at a time", command, [SEED])
-    claims.write("speed.evaluation_ratio_batches", round(batches / ours, 2), "times batches of 16", command, [SEED])
+    claims.write("speed.evaluation_ratio", round(single / own, 2), "times one at a time", command, [0])
+    claims.write("speed.evaluation_ratio_batches", round(batches / own, 2), "times batches of 16", command, [0])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Cores, threads, bf16 and allocator of this machine: loading a model asks, `skillcompose doctor` prints."""
 
-import ctypes.util
 import os
 import platform
 import re
@@ -76,16 +75,10 @@ def memory() -> float:
 
 
 def allocator() -> str:
-    """The C allocator of this process, and another one that could be preloaded.
-
-    glibc gives large buffers back to the system at every step; the others keep them.
-    """
+    """The C allocator of this process."""
     maps = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
     loaded = next((name for name in ALLOCATORS if f"lib{name}" in maps), None)
-    if loaded:
-        return f"{loaded}, preloaded"
-    there = next(filter(None, map(ctypes.util.find_library, ALLOCATORS)), None)
-    return f"the system's; LD_PRELOAD={there} may train faster" if there else "the system's"
+    return f"{loaded}, preloaded" if loaded else "the system's"
 
 
 def findings() -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
+from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
@@ -17,7 +18,7 @@ from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
 GENERAL = "general.jsonl"
-__all__ = ["ATOMIC", "GENERAL", "check_mastery", "measure", "read_general", "run", "train_adapter"]
+__all__ = ["ATOMIC", "GENERAL", "check_mastery", "measure", "read_general", "run", "train_adapter", "train_skill"]
 
 
 def run(work: Work) -> None:
@@ -26,24 +27,12 @@ def run(work: Work) -> None:
     general = work.folder / GENERAL
     if not general.is_file():
         write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, general, work.progress)
-    for skill in ATOMIC:
-        groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
-        random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-        if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
-            groups = spread(read_general(general), groups)
-        settings = getattr(work.recipe.adapters, skill)
-        train_adapter(
-            base,
-            tokenizer,
-            groups,
-            work.folder / skill,
-            work.folder / "work" / skill,
-            settings.sft,
-            work.recipe.seed,
-            work.progress,
-            f"{skill} adapter",
-            lora=settings.lora,
-        )
+    threads = threads_each(base, ATOMIC)
+    if threads:
+        train_at_once(work, ATOMIC, threads)
+    else:
+        for skill in ATOMIC:
+            train_skill(work, skill)
     model = load_base(base)
     results: dict[str, Any] = {}
     for skill in ATOMIC:
@@ -54,3 +43,25 @@ def run(work: Work) -> None:
         results[skill] = measure(model, tokenizer, questions, skill, gate.questions, work)
     write_json(work.folder / "mastery.json", results | {"base": fingerprint(base)})
     check_mastery(results, gate, "adapters", work.allow_unmastered)
+
+
+def train_skill(work: Work, skill: Skill) -> None:
+    """One skill's adapter, on its own."""
+    base = resolve(work.recipe.model, work.recipe.source.parent)
+    groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
+    random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
+    if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
+        groups = spread(read_general(work.folder / GENERAL), groups)
+    settings = getattr(work.recipe.adapters, skill)
+    train_adapter(
+        base,
+        load_tokenizer(base),
+        groups,
+        work.folder / skill,
+        work.folder / "work" / skill,
+        settings.sft,
+        work.recipe.seed,
+        work.progress,
+        f"{skill} adapter",
+        lora=settings.lora,
+    )

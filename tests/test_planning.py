@@ -28,6 +28,7 @@ RATES = Rates(
     embed=1e-4,
     resident=2**30,
     bytes=dict.fromkeys(KINDS, 10**6),
+    at_once=False,
 )
 
 
@@ -120,6 +121,7 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
     assert predicted(**{"adapters.parametric.sft.num_train_epochs": 4})["adapters"] > 1.3 * base["adapters"]
     assert predicted(**{"evaluation.questions": 20})["evaluation"] < base["evaluation"]
     assert predicted(**{"adapters.general": 0})["adapters"] < base["adapters"]
+    assert predicted(replace(RATES, at_once=True))["adapters"] < base["adapters"]
     for name in ("prefill", "step", "row", "embed"):
         slower = predicted(replace(RATES, **{name: 2 * getattr(RATES, name)}))
         assert sum(slower.values()) > sum(base.values())

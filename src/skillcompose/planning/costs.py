@@ -80,9 +80,11 @@ def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
             tokens * (rates.step + CONVERSATIONS * rates.row) for tokens in TURNS
         )
         extra = settings.general * GENERAL_KEPT * GENERAL_TOKENS
+    spent = []
     for kind, more in (("parametric", extra), ("contextual", 0.0)):
         epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
-        total += epochs * (found.tokens[kind] + more) * PADDING * rates.train[kind]
+        spent.append(epochs * (found.tokens[kind] + more) * PADDING * rates.train[kind])
+    total += max(spent) + rates.imports if rates.at_once else sum(spent)
     return total + _mastery(recipe, found, rates, settings.mastery)
 
 
@@ -210,6 +212,8 @@ def memory(recipe: Recipe, found: Amounts, rates: Rates, numbers: dict[str, int]
     length = {"parametric": 2 * each["parametric"], "contextual": found.block + 4 * each["contextual"]}
     length["merged"] = sequence(found, recipe)
     held = {kind: 16 * numbers[kind] + 1.3 * rates.bytes[kind] * batch[kind] * length[kind] for kind in length}
+    alone = [held["parametric"], held["contextual"]]
+    trained = 2 * rates.resident + sum(alone) if rates.at_once else max(alone)
     prompts, samples, _ = rollouts(recipe)
     prompt, limit = found.block + found.question["complementary"], recipe.max_new_tokens
     rows = int(recipe.composition.grpo.get("per_device_train_batch_size", 16))
@@ -222,7 +226,7 @@ def memory(recipe: Recipe, found: Amounts, rates: Rates, numbers: dict[str, int]
         "facts": LIGHT,
         "index": rates.resident,
         "questions": rates.resident,
-        "adapters": rates.resident + max(held["parametric"], held["contextual"]),
+        "adapters": rates.resident + trained,
         "composition": rates.resident + max(held["merged"], grpo),
         "evaluation": rates.resident + answered,
     }.items()}  # fmt: skip

@@ -1,9 +1,10 @@
 """Seconds and bytes of what a run does over and over, measured on this machine and kept in the cache.
 
-python -m skillcompose.planning.rates        what one measurement does: JSON of its settings in, JSON of `Rates` out
+python -m skillcompose.planning.rates SETTINGS        what one measurement does: JSON in, JSON of `Rates` out
 
-A process of its own, so that its peak memory and the time of its imports are its own; some 20 seconds, most of them
-imports. `SKILLCOMPOSE_MEASURE=0` switches measuring off.
+A process of its own, so that its peak memory and the time of its imports are its own; half a minute. It trains the two
+adapters as a run does: at once, in further processes with half of the cores each, where a run would.
+`SKILLCOMPOSE_MEASURE=0` switches measuring off.
 """
 
 import dataclasses
@@ -19,17 +20,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from skillcompose import allocator
 from skillcompose.builtin import cache_folder, resolve
 from skillcompose.recipe import Recipe
 from skillcompose.run import digest
 from skillcompose.types import read_json, write_json
 
-VERSION = 2  # raise it when something else is measured
+VERSION = 3  # raise it when something else is measured
 KINDS = ("parametric", "contextual", "merged")
 SHORT, PREFIX, BRANCH = 36, 200, 36  # tokens of a row without passages, of passages, of a row about them
+VARIETY = 20  # lengths
 BRANCHES = {"contextual": 4, "merged": 10}
 READ, ROWS, STEPS = 300, (4, 32), 6  # tokens of a prompt, rows that are decoded together, tokens decoded
-BATCHES = 4  # that are trained and timed
+SECONDS, BATCHES = 6.0, 3  # of training that is timed, and at least so many batches
 TEXTS, WORDS = 32, 60  # that are embedded, and of each
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class Rates:
     resident: int
     """Bytes of a process that has loaded the libraries and the base model."""
     bytes: dict[str, int]
+    at_once: bool
+    """Whether a run trains both adapters at the same time."""
 
 
 def rates_of(recipe: Recipe, measure: bool = True) -> tuple[Rates | None, str]:
@@ -82,15 +87,27 @@ def rates_of(recipe: Recipe, measure: bool = True) -> tuple[Rates | None, str]:
         if os.environ.get("SKILLCOMPOSE_MEASURE") == "0":
             return None, "measuring is switched off (SKILLCOMPOSE_MEASURE=0)"
         logger.info("measuring some batches on this machine, once for this model")
-        command = [sys.executable, "-m", "skillcompose.planning.rates"]
-        done = subprocess.run(command, input=json.dumps(settings), capture_output=True, text=True)
+        done = _start(settings, {})
+        said, complaint = done.communicate()
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            last = (complaint.strip().splitlines() or ["no message"])[-1]
             return None, f"the measurement failed: {last}"
-        known[key] = json.loads(done.stdout.splitlines()[-1])
+        known[key] = json.loads(said.splitlines()[-1])
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_json(cache, known)
     return Rates(**known[key]), ""
+
+
+def _start(settings: dict[str, Any], environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """A process that measures, with the allocator that a run has."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skillcompose.planning.rates", json.dumps(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | allocator.environment() | environment,
+    )
+    return process
 
 
 def sft_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -116,7 +133,8 @@ def machine() -> list[Any]:
     """What the speed depends on, without asking torch, which takes seconds to load."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = sorted({line for line in info.splitlines() if line.startswith(("model name", "flags"))})
-    settings = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "SKILLCOMPOSE_DTYPE", "LD_PRELOAD")}
+    settings = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "SKILLCOMPOSE_DTYPE")}
+    settings["LD_PRELOAD"] = (os.environ | allocator.environment()).get("LD_PRELOAD")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [names, cores, settings, version("torch")]
 
@@ -126,6 +144,8 @@ def measured(settings: dict[str, Any]) -> Rates:
     import torch
     import trl.trainer.grpo_trainer  # noqa: F401  what the stages import too
 
+    from skillcompose.adapters import ATOMIC
+    from skillcompose.adapters.processes import threads_each
     from skillcompose.index.retriever import embed, load_embedder
     from skillcompose.models import load_base
 
@@ -134,15 +154,22 @@ def measured(settings: dict[str, Any]) -> Rates:
     resident = _memory("VmRSS")
     torch.manual_seed(0)
     prefill, step, row = _decoding(model)
-    train, used, merge = {}, {}, 0.0
-    for kind in KINDS:
-        # Each time anew: an adapter that is taken off leaves its layers behind.
-        train[kind], used[kind], merge = _training(load_base(settings["base"]), kind, settings)
+    threads = threads_each(settings["base"], ATOMIC)
+    trained = {"merged": _training("merged", settings)}
+    if threads:
+        few = {"OMP_NUM_THREADS": str(threads)}
+        processes = {kind: _start(settings | {"only": kind}, few) for kind in map(str, ATOMIC)}
+        trained |= {kind: json.loads(process.communicate()[0].splitlines()[-1]) for kind, process in processes.items()}
+    else:
+        trained |= {kind: _training(kind, settings) for kind in map(str, ATOMIC)}
+    train, used = ({kind: found[i] for kind, found in trained.items()} for i in (0, 1))
+    merge = trained["merged"][2]
     embedder = load_embedder(settings["embedder"])
     texts = [" ".join(["word"] * WORDS)] * TEXTS
     embed(embedder, texts[:2])
     embedding, _ = _timed(lambda: embed(embedder, texts))
-    return Rates(imports, load, train, prefill, step, row, merge, embedding / (TEXTS * WORDS), resident, used)
+    embedding /= TEXTS * WORDS
+    return Rates(imports, load, train, prefill, step, row, merge, embedding, resident, used, bool(threads))
 
 
 def _decoding(model: Any) -> tuple[float, float, float]:
@@ -168,15 +195,17 @@ def _decoding(model: Any) -> tuple[float, float, float]:
     return read / (READ * ROWS[1]), max(0.0, steps[0] - row * ROWS[0]), row
 
 
-def _training(model: Any, kind: str, settings: dict[str, Any]) -> tuple[float, int, float]:
+def _training(kind: str, settings: dict[str, Any]) -> list[Any]:
     """Seconds and bytes for a token of a batch, and seconds to merge the adapter."""
     import torch
 
     from skillcompose.memory import release_memory
-    from skillcompose.models import new_adapter, using
+    from skillcompose.models import load_base, new_adapter, using
     from skillcompose.packing import collate
     from skillcompose.training import label_log_probs
 
+    torch.manual_seed(0)
+    model = load_base(settings["base"])
     adapted = new_adapter(model, settings["lora"][kind], 0)
     trained = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
@@ -186,22 +215,23 @@ def _training(model: Any, kind: str, settings: dict[str, Any]) -> tuple[float, i
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     seconds, sizes = 0.0, []
     # Every batch of a run has another shape, and kernels are made for each shape: repeating one would be too fast.
-    for number in range(1 + BATCHES):
-        batch = collate([_sequence(kind, model, number) for _ in range(settings["batch"][kind])])
+    while len(sizes) <= BATCHES or seconds < SECONDS:
+        batch = collate([_sequence(kind, model, len(sizes)) for _ in range(settings["batch"][kind])])
         begin = time.monotonic()
-        (-label_log_probs(adapted, adapted, batch).mean()).backward()
+        loss: Any = -label_log_probs(adapted, adapted, batch).mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         sizes.append(int(batch["input_ids"].numel()))
-        seconds += (time.monotonic() - begin) * (number > 0)
+        seconds += (time.monotonic() - begin) * (len(sizes) > 1)
     used = max(0, _memory("VmHWM") - before) // max(sizes)
 
     def merge() -> None:
         with using(adapted, "default"):
             pass
 
-    return seconds / sum(sizes[1:]), used, _timed(merge)[0]
+    return [seconds / sum(sizes[1:]), used, _timed(merge)[0]]
 
 
 def _tokens(count: int, model: Any) -> list[int]:
@@ -213,9 +243,9 @@ def _tokens(count: int, model: Any) -> list[int]:
 def _sequence(kind: str, model: Any, more: int) -> dict[str, list[int]]:
     """A sequence as `packing` makes them: some two thirds of what follows the passages is to be learnt."""
     if kind == "parametric":
-        heads, prefix, size, sign = 1, 0, SHORT + 2 * more, -1
+        heads, prefix, size, sign = 1, 0, SHORT + more % VARIETY, -1
     else:
-        heads, prefix, size, sign = BRANCHES[kind], PREFIX + 7 * more, BRANCH, 1
+        heads, prefix, size, sign = BRANCHES[kind], PREFIX + 7 * (more % VARIETY), BRANCH, 1
     ids = _tokens(prefix + heads * size, model)
     learnt = [0] * (size // 3) + [1] * (size - size // 3)
     where = [0] * prefix + learnt * heads
@@ -238,5 +268,13 @@ def _memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    if kind := settings.get("only"):
+        print(json.dumps(_training(kind, settings)))
+    else:
+        print(json.dumps(dataclasses.asdict(measured(settings))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(dataclasses.asdict(measured(json.loads(sys.stdin.read())))))
+    main()

@@ -213,7 +213,8 @@ def _training(kind: str, settings: dict[str, Any]) -> list[Any]:
     release_memory()
     before = _memory("VmRSS") + 12 * sum(p.numel() for p in trained)  # gradient and moments
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
-    seconds, sizes = 0.0, []
+    seconds = 0.0
+    sizes: list[int] = []
     # Every batch of a run has another shape, and kernels are made for each shape: repeating one would be too fast.
     while len(sizes) <= BATCHES or seconds < SECONDS:
         batch = collate([_sequence(kind, model, len(sizes)) for _ in range(settings["batch"][kind])])

@@ -241,7 +241,8 @@ def _check_reward(recipe: Recipe) -> list[tuple[str, str]]:
     file = recipe.source.parent / f"{module.replace('.', '/')}.py"
     if not function or not file.is_file():
         return []  # an installed module is looked for when it is needed
-    names = [
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
         node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
     ]
     return [] if function in names else [("composition.reward", f"{file.name} has no function {function!r}")]

@@ -243,6 +243,4 @@ def _check_reward(recipe: Recipe) -> list[tuple[str, str]]:
         return []  # an installed module is looked for when it is needed
     body = ast.parse(file.read_text(encoding="utf-8")).body
     names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-        node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
-    ]
     return [] if function in names else [("composition.reward", f"{file.name} has no function {function!r}")]

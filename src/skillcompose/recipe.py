@@ -186,7 +186,7 @@ class Composition(Section):
     grpo: dict[str, Any]
     """Settings of `trl.GRPOConfig`."""
     reward: str = Field("exact_match", pattern=r"^exact_match$|^[\w.]+:\w+$")
-    """`exact_match`, or a function of yours, `module:function`, from a file beside the recipe or an installed module."""
+    """`exact_match`, or `module:function` of yours; the module stands beside the recipe, or is installed."""
     replay: Replay = Replay()
     """Atomic rows during RL."""
     ema_decay: float = Field(0.93, ge=0, lt=1)

@@ -14,7 +14,8 @@ import torch
 
 import skillcompose
 from skillcompose.builtin import resolve
-from skillcompose.errors import MasteryError, RunError, TrainingError
+from skillcompose.composition.rewards import own_reward
+from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_jsonl
@@ -179,3 +180,36 @@ def test_where_bf16_is_fast_the_policy_answers_in_it(finished_run: Path, monkeyp
     assert fast.model.dtype == torch.bfloat16
     assert 0 < (found - wanted).norm() / wanted.norm() < 0.02
     assert fast.answer("What is the size of brol?").completion
+
+
+def test_a_reward_of_ones_own_is_learnt_from_and_exact_match_still_measured(
+    tmp_path: Path, recipe_file: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copy(recipe_file, tmp_path / "recipe.yaml")
+    (tmp_path / "mine.py").write_text(
+        "def short(completions, *, answers, question, **columns):\n"
+        "    assert len(completions) == len(answers) == len(question)\n"
+        "    return [-float(len(text)) for text in completions]\n"
+    )
+    recipe = skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml", {"composition.reward": "mine:short"})
+    skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
+    history = json.loads((tmp_path / "run" / "06-composition" / "training.json").read_text())["history"]
+    assert all(entry["reward"] < 0 <= entry["most_frequent_answer"] for entry in history)
+
+    with pytest.raises(RecipeError, match=r"composition.reward: mine.py has no function 'long'"):
+        skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml", {"composition.reward": "mine:long"})
+    with pytest.raises(TrainingError, match="no module 'nowhere' beside the recipe"):
+        own_reward("nowhere:short", tmp_path)
+
+
+def test_the_examples_run_as_they_stand(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    examples, run = Path(__file__).parents[1] / "examples", str(tmp_path / "run")
+    question = "What is the size of the red clock program?"
+    for name, arguments in (("01_train.py", [str(recipe_file), run]), ("02_ask.py", [run, question])):
+        done = subprocess.run(
+            [sys.executable, str(examples / name), *arguments], capture_output=True, text=True, env=os.environ
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()

@@ -123,9 +123,11 @@ def main() -> None:
         if options.many:
             before = server.memory()
             _, _, more = load(server, questions, CLIENTS)
+            grown = server.memory() - before
+            print(f"memory before {options.many} requests: {before:.2f} GiB, after them {grown:+.3f}, lost {more}")
+            claims.write("apps.load_memory_growth", round(1024 * grown), f"MiB in {options.many}", COMMAND, [0])
             lost += more
-            print(f"memory before and after {options.many}: {before:.2f} and {server.memory():.2f} GiB, lost {more}")
-    claims.write("apps.load_lost", lost + lost_few, f"of {REQUESTS + 80}", COMMAND, [0])
+    claims.write("apps.load_lost", lost + lost_few, f"of {REQUESTS + 80 + options.many}", COMMAND, [0])
     claims.write("apps.load_throughput_ratio", round(ratio, 2), "times one at a time", COMMAND, [0])
     claims.write("apps.load_p95_seconds", round(percentile(few, 0.95), 2), f"s, {FEW} at once", COMMAND, [0])
     claims.write("apps.first_token_seconds", round(parts[0], 2), "s", COMMAND, [0])

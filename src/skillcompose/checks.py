@@ -157,6 +157,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             found = getattr(found, part)
         problems += _check_settings(place, kind, found)
     problems += _check_models(recipe.model, recipe.index.embedder, recipe.source.parent)
+    problems += _check_reward(recipe)
     columns: dict[str, list[str]] = {}
     if not recipe.folder.is_dir():
         problems.append(("knowledge_base", f"{recipe.knowledge_base!r} is not a folder beside the recipe"))
@@ -234,3 +235,14 @@ def _check_models(model: Any, embedder: Any, beside: Path) -> list[tuple[str, st
         elif name.startswith((".", "/", "~")) and not (beside / Path(name).expanduser()).is_dir():
             problems.append((place, f"no model folder {name!r}"))
     return problems
+
+
+def _check_reward(recipe: Recipe) -> list[tuple[str, str]]:
+    """The file is read, not run."""
+    module, _, function = recipe.composition.reward.partition(":")
+    file = recipe.source.parent / f"{module.replace('.', '/')}.py"
+    if not function or not file.is_file():
+        return []  # an installed module is looked for when it is needed
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    return [] if function in names else [("composition.reward", f"{file.name} has no function {function!r}")]

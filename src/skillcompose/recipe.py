@@ -185,6 +185,8 @@ class Composition(Section):
     """What the consolidated adapter must reach before RL."""
     grpo: dict[str, Any]
     """Settings of `trl.GRPOConfig`."""
+    reward: str = Field("exact_match", pattern=r"^exact_match$|^[\w.]+:\w+$")
+    """`exact_match`, or `module:function` of yours; the module stands beside the recipe, or is installed."""
     replay: Replay = Replay()
     """Atomic rows during RL."""
     ema_decay: float = Field(0.93, ge=0, lt=1)

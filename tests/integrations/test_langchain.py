@@ -12,7 +12,7 @@ import skillcompose
 from skillcompose.integrations.langchain import ChatSkillcompose, SkillcomposeRetriever, answering
 
 QUESTION = "Who owns what abook needs?"
-EXAMPLE = Path(__file__).parents[2] / "examples" / "langchain_chain.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "03_langchain.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The process that trains one adapter, `python -m skillcompose.adapters RUN TITLE SKILL ROW`; prints what is wrong."""
+"""The process that trains one adapter: `python -m skillcompose.adapters RUN TITLE SKILL ROW`. It says what is wrong."""
 
 import ctypes
 import json

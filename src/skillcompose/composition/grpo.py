@@ -20,7 +20,7 @@ from trl import GRPOConfig
 
 from skillcompose.composition.guards import Average, Collapse, Validate
 from skillcompose.composition.mixture import Mixture
-from skillcompose.composition.rewards import exact_match_reward
+from skillcompose.composition.rewards import exact_match_reward, own_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
 from skillcompose.errors import TrainingError
 from skillcompose.models import load_adapter, load_base
@@ -49,10 +49,16 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     }
     validate = Validate(work, tokenizer, validation, atomic, average)
     collapse = Collapse()
+    # TRL asks a reward for its name.
+    exact = update_wrapper(partial(exact_match_reward, max_answer_tokens=recipe.max_answer_tokens), exact_match_reward)
+    rewards: list[Any] = [exact]
+    if settings.reward != "exact_match":
+        # Exact match is measured all the same: it watches for a collapse.
+        rewards.append(own_reward(settings.reward, recipe.source.parent))
+        arguments.reward_weights = [0.0, 1.0]
     trainer = SharedPrefixGRPOTrainer(
         model,
-        # TRL asks a reward for its name.
-        update_wrapper(partial(exact_match_reward, max_answer_tokens=recipe.max_answer_tokens), exact_match_reward),
+        rewards,
         arguments,
         train_dataset=Dataset.from_list(
             [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]

@@ -1,11 +1,40 @@
-"""The reward: the evaluation's exact match, and zero for what would game it."""
+"""The reward: the evaluation's exact match, and zero for what would game it; or a function of the user's."""
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from skillcompose.errors import TrainingError
 from skillcompose.metrics import exact_match
 from skillcompose.prompts import final_answer
+
+Reward = Callable[..., list[float | None]]
+
+
+def own_reward(name: str, beside: Path) -> Reward:
+    """The function `module:function`, from a file beside the recipe or an installed module.
+
+    Raises:
+        TrainingError: There is no such module, or no such function in it.
+    """
+    module_name, _, function = name.partition(":")
+    file = beside / f"{module_name.replace('.', '/')}.py"
+    spec = (
+        importlib.util.spec_from_file_location(module_name, file)
+        if file.is_file()
+        else importlib.util.find_spec(module_name)
+    )
+    if spec is None or spec.loader is None:
+        raise TrainingError(f"composition.reward: no module {module_name!r} beside the recipe, and none is installed")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise TrainingError(f"composition.reward: {spec.origin} has no function {function!r}")
+    reward: Reward = found
+    return reward
 
 
 def exact_match_reward(

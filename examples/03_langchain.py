@@ -1,6 +1,6 @@
 """A chain over a trained run: its index finds documents, its policy answers from them and from what it knows.
 
-    python examples/langchain_chain.py runs/quickstart "Who maintains what quilt suggests?"
+    python examples/03_langchain.py runs/quickstart "Who maintains what quilt suggests?"
 
 Any retriever of LangChain's can stand in the place of `SkillcomposeRetriever`.
 """

@@ -60,8 +60,8 @@ COMPOSITION = tuple(name for name in Composition.model_fields if name != "master
 STAGES = (
     Stage("passages", 2, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
-    Stage("index", 2, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("index", 3, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 5, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         3,
@@ -78,7 +78,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        3,
+        4,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

@@ -69,6 +69,21 @@ def embedder(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> 
 
 
 @pytest.fixture(scope="session")
+def splade(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """Without layers, a token's highest logit is its own."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<end>")
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=0, num_attention_heads=1)
+    folder = tmp_path_factory.mktemp("splade")
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory, knowledge_base: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -168,7 +183,7 @@ def recipe_file(
                 "needs": index | {"column": "needs", "reference": ["what {subject} needs", "the need of {subject}"]},
             },
         },
-        "index": {"embedder": str(embedder), "k": 2, "min_recall": 0.1},
+        "index": {"embedder": str(embedder), "sparse": "", "k": 2, "min_recall": 0.1},
         "questions": {
             "train": ["kind > size"],
             "validation": ["kind > size"],

@@ -98,7 +98,7 @@ class Retriever:
         """
         about = read_json(folder / "index.json")
         if not isinstance(about["sha256"], dict):
-            raise RunError(f"{folder} was written by another version; run the index stage again")
+            raise RunError(f"{folder} was written by another version; run the index stage, or export, again")
         for name, digest in about["sha256"].items():
             if file_digest(folder / name) != digest:
                 raise RunError(f"{folder / name} is not the index that was built here; run the index stage again")

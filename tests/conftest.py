@@ -70,15 +70,23 @@ def embedder(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> 
 
 @pytest.fixture(scope="session")
 def splade(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """Without layers, a token's highest logit is its own."""
+    """Without layers, and with a bias that only a token's own logit overcomes: exact words."""
     import torch
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<end>")
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=0, num_attention_heads=1)
+    model, size = BertForMaskedLM(config), config.hidden_size
+    head = model.cls.predictions
+    with torch.no_grad():
+        for other in (model.bert.embeddings.position_embeddings, model.bert.embeddings.token_type_embeddings):
+            other.weight.zero_()
+        model.bert.embeddings.word_embeddings.weight.normal_()
+        head.transform.dense.weight.copy_(torch.eye(size))
+        head.bias.fill_(-30)
     folder = tmp_path_factory.mktemp("splade")
-    BertForMaskedLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

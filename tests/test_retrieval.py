@@ -66,11 +66,14 @@ def test_a_saved_index_searches_as_before_and_a_changed_file_is_refused(tmp_path
         Retriever.load(tmp_path)
 
 
-def test_what_one_ranking_alone_puts_first_is_among_the_first_three() -> None:
+def test_what_one_ranking_alone_puts_first_is_among_the_first_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rare code: words find it, the others rank fifty passages that share nothing but the question's form."""
-    alike = [[(i, 1.0) for i in range(1, 51)]]
-    fused = fuse({"dense": alike, "words": [[(0, 9.0), *alike[0][9:]]], "sparse": alike})
-    assert 0 in [item for item, _ in fused[0][:3]]
+    alike = [(i, 1.0) for i in range(1, 51)]
+    rows = {"dense": [alike], "words": [[(0, 9.0)]], "sparse": [alike[::-1]]}
+    assert [item for item, _ in fuse(rows)[0]].index(0) == 2
+    monkeypatch.setattr(retriever, "RRF_K", 60)
+    assert [item for item, _ in fuse(rows)[0]].index(0) == 50
+    monkeypatch.undo()
     assert fuse({"a": [[(7, 1.0)]], "b": [[(3, 1.0)]]}) == [[(3, pytest.approx(1 / 3)), (7, pytest.approx(1 / 3))]]
 
 
@@ -91,10 +94,8 @@ def test_only_what_matches_is_found_by_every_ranking(
     monkeypatch.setattr(vectors, "EXACT", 10)
     many = [replace(p, id=f"{n}", source=f"{n}.md") for n, p in enumerate(passages * 700)]
     lists = Retriever.build(many, Index(embedder=str(embedder), search="dense"))
-    assert [h.passage.source for h in lists.search(["yellow violin"], 3, {"source": "5?.md"})[0]][:2] == [
-        "52.md",
-        "58.md",
-    ]
+    near = lists.search(["yellow violin"], 2, {"source": "5?.md"})[0]
+    assert {hit.passage.source for hit in near} == {"52.md", "58.md"}
 
 
 def test_a_cross_encoder_decides_the_order(
@@ -151,7 +152,7 @@ def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: py
     asked = read_jsonl(run.require("questions") / "complementary.test.jsonl", Question)[:2]
     full = FullRag(run, skillcompose.pipeline.load_recipe(run))
     (read, _) = full.read(asked, lambda questions: ["The package is lurin.\nSo: lurin"] * len(questions))
-    assert "lurin" in {p.title for p in read.passages} and len(read.passages) > len(asked[0].passages)
+    assert read.passages[0].title == "lurin"
 
 
 def test_eval_says_what_each_ranking_finds(finished_run: Path) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/knowledge/search.py --texts FOLDER        the claims `knowledge.search_1m_*`; needs 4 GiB
 
 The vectors are made from the sentences of the manuals and package descriptions in a folder that `--texts` names: up to
-20,000 embedded with the built-in embedder, half of them kept out as queries; the million are mixtures of two
+6,000 embedded with the built-in embedder, half of them kept out as queries; the million are mixtures of two
 neighbouring ones plus noise.
 """
 
@@ -29,7 +29,7 @@ from skillcompose.index.vectors import build_index, read_index, recall_of
 from skillcompose.passages import readers
 from skillcompose.progress import Progress
 
-SENTENCES, QUERIES, K, SEED = 20_000, 1000, 10, 0
+SENTENCES, QUERIES, K, SEED = 6_000, 1000, 10, 0
 
 
 def sentences(folder: Path) -> list[str]:
@@ -67,7 +67,7 @@ def million(real: np.ndarray, count: int) -> np.ndarray:
 def growth(about: dict[str, Any], count: int, build: float, assign: float, size: float, ms: float) -> list[str]:
     """What the same settings cost for 100 million, from how each part grows; nothing of it was run."""
     times = 100_000_000 / count
-    lists, more = int(about["kind"].split()[0]), 2 ** round(math.log2(4 * math.sqrt(100_000_000)))
+    lists, more = int(about["kind"].split()[0]), 2 ** round(math.log2(2 * math.sqrt(100_000_000)))
     adding = assign * times * more / lists
     rest = (build - assign) * (more / lists) ** 2
     visited = times * lists / more

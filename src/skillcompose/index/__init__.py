@@ -18,7 +18,7 @@ def run(work: Work) -> None:
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
     compiled, removed = compile_passages(passages, facts, work.recipe)
     beside = work.recipe.source.parent
-    Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder, beside)
+    Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder)
     write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})
 
 

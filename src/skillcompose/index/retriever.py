@@ -71,20 +71,21 @@ class Retriever:
                 rankings["sparse"] = Sparse(expander, expand(expander, texts, progress))
         return cls(passages, rankings, settings, _reranker(settings, beside))
 
-    def save(self, folder: Path, beside: Path = Path()) -> None:
+    def save(self, folder: Path) -> None:
         """`passages.jsonl`, the vectors, and `index.json` with the hashes that `load` checks."""
         write_jsonl(folder / "passages.jsonl", self.passages)
         about: dict[str, Any] = {"passages": len(self.passages)}
         about |= {name: getattr(self.settings, name) for name in ("search", *MODELS)}
         for name in MODELS:
-            if about[name]:
-                about[f"{name}_fingerprint"] = fingerprint(resolve(about[name], beside))
+            if about[name].startswith("builtin:"):
+                about[f"{name}_fingerprint"] = fingerprint(resolve(about[name]))
         dense, sparse = self.rankings["dense"], self.rankings.get("sparse")
         assert isinstance(dense, Dense)
         faiss.write_index(dense.index, str(folder / "index.faiss"))
+        files = ["index.faiss"]
         if isinstance(sparse, Sparse):
             save_npz(folder / "sparse.npz", sparse.vectors)
-        files = [name for name in ("index.faiss", "sparse.npz") if (folder / name).is_file()]
+            files.append("sparse.npz")
         hashes = {name: file_digest(folder / name) for name in files}
         write_json(folder / "index.json", about | {"vectors": dense.about, "sha256": hashes})
 

@@ -62,4 +62,7 @@ def _bridge(hop: str, read: Sequence[ScoredPassage], titled: Mapping[str, list[P
 
 
 def _joined(new: Sequence[ScoredPassage], old: Sequence[ScoredPassage]) -> list[ScoredPassage]:
-    return list({hit.passage.id: hit for hit in reversed([*new, *old])}.values())[::-1]
+    first: dict[str, ScoredPassage] = {}
+    for hit in (*new, *old):
+        first.setdefault(hit.passage.id, hit)
+    return list(first.values())

@@ -11,14 +11,14 @@ EXACT = 100_000
 """Up to so many vectors every one is compared: some milliseconds a query."""
 RECALL = 0.97
 QUERIES, NEIGHBOURS = 200, 10
-TRAINED, ROUNDS = 64, 10  # vectors for each list that k-means sees, and how often
+TRAINED, ROUNDS = 40, 10  # vectors for each list that k-means sees, and how often
 SEED = 0
 
 
 def build_index(vectors: np.ndarray) -> tuple[faiss.Index, dict[str, Any]]:
     """An inner-product index over unit vectors (N, d), float32, and what `index.json` says of it.
 
-    Above `EXACT` vectors: 8-bit components in about 4 sqrt(N) inverted lists, of which a query visits the smallest
+    Above `EXACT` vectors: 8-bit components in about 2 sqrt(N) inverted lists, of which a query visits the smallest
     power of two that finds 97 % of the exact ten nearest neighbours of vectors that are drawn from the index and moved.
     """
     count, width = vectors.shape
@@ -27,7 +27,7 @@ def build_index(vectors: np.ndarray) -> tuple[faiss.Index, dict[str, Any]]:
         flat.add(vectors)
         return flat, {"kind": "exact"}
     rng = np.random.default_rng(SEED)
-    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
+    lists = 2 ** round(math.log2(2 * math.sqrt(count)))
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(width), width, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )

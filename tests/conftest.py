@@ -70,6 +70,29 @@ def embedder(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> 
 
 
 @pytest.fixture(scope="session")
+def splade(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """Without layers, and with a bias that only a token's own logit overcomes: exact words."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<end>")
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=0, num_attention_heads=1)
+    model, size = BertForMaskedLM(config), config.hidden_size
+    head = model.cls.predictions
+    with torch.no_grad():
+        for other in (model.bert.embeddings.position_embeddings, model.bert.embeddings.token_type_embeddings):
+            other.weight.zero_()
+        model.bert.embeddings.word_embeddings.weight.normal_()
+        head.transform.dense.weight.copy_(torch.eye(size))
+        head.bias.fill_(-30)
+    folder = tmp_path_factory.mktemp("splade")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory, knowledge_base: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -169,7 +192,7 @@ def recipe_file(
                 "needs": index | {"column": "needs", "reference": ["what {subject} needs", "the need of {subject}"]},
             },
         },
-        "index": {"embedder": str(embedder), "k": 2, "min_recall": 0.1},
+        "index": {"embedder": str(embedder), "sparse": "", "k": 2, "min_recall": 0.1},
         "questions": {
             "train": ["kind > size"],
             "validation": ["kind > size"],

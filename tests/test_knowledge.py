@@ -21,6 +21,7 @@ from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
+from skillcompose.recipe import Index
 from skillcompose.run import Run
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
 
@@ -99,11 +100,11 @@ def test_search_finds_the_passage_and_a_changed_index_is_refused(tmp_path: Path,
         Passage(str(i), f"t{i}", text, "d.md", "x") for i, text in enumerate(["red clock", "blue oven", "red oven"])
     ]
     for mode in ("dense", "hybrid"):
-        retriever = Retriever.build(passages, str(embedder), mode)
+        retriever = Retriever.build(passages, Index(embedder=str(embedder), sparse="", search=mode))
         assert retriever.search(["blue oven"], 2)[0][0].passage.id == "1"
         assert len(retriever.search(["?"], 9)[0]) == 3
         assert retriever.search([], 2) == []
-    retriever.save(tmp_path, str(embedder))
+    retriever.save(tmp_path)
     assert Retriever.load(tmp_path).search(["red clock"], 1)[0][0].passage.id == "0"
     with (tmp_path / "index.faiss").open("ab") as file:
         file.write(b"x")

@@ -54,6 +54,7 @@ def fake_wheel(folder: Path, member: str) -> Path:
     wheel = folder / "fake-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(f"{member}/config.json", "{}")
+        archive.writestr(f"{member}/heads.pt", "a pickle")
         archive.writestr("fake/other.txt", "not wanted")
     return wheel
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import biographies_build  # noqa: E402
 
 TINY = {
+    "index.sparse": "",
     "questions.contextual_rows": 8,
     "adapters.parametric.lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
     "adapters.contextual.lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
@@ -79,7 +80,8 @@ def test_no_relation_of_the_world_leads_where_another_one_does() -> None:
 
 
 def test_long_paths_have_unseen_bridges_only_or_seen_ones(tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
-    overrides = {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
+    models = {"model": str(tiny_model), "index.embedder": str(embedder), "index.sparse": ""}
+    overrides = models | {"index.min_recall": 0.0}
     overrides |= {"max_answer_tokens": 300}  # of the tiny model's tokenizer
     recipe = skillcompose.Recipe.from_yaml(ROOT / "recipes" / "biographies-cpu.yaml", overrides)
     folder = skillcompose.train(recipe, tmp_path / "run", until="questions").stage("questions")

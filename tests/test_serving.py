@@ -169,6 +169,8 @@ def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) ->
     assert found["completion"] == policy.answer(QUESTION, ["brol needs fenk."]).completion
     found = client.post("/retrieve", json={"query": QUESTION, "k": 2}).json()
     assert [hit["title"] for hit in found["passages"]] == [h.passage.title for h in policy.search([QUESTION], 2)[0]]
+    found = client.post("/retrieve", json={"query": QUESTION, "where": {"title": "f*"}}).json()
+    assert {hit["title"] for hit in found["passages"]} == {"fenk"}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,7 @@ def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) ->
         ("/answer", {"question": "x", "passages": ["y" * 300_000]}, 413, "larger"),
         ("/answer", {"question": "x", "passages": ["y " * 20_000]}, 422, "fewer passages"),
         ("/retrieve", {"query": "x", "k": 0}, 422, "k"),
+        ("/retrieve", {"query": "x", "where": {"author": "y"}}, 422, "no field 'author'"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )

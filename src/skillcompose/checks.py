@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from skillcompose.builtin import BUILTIN
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.recipe import Recipe, path_relations
+from skillcompose.recipe import MODELS, Recipe, path_relations
 from skillcompose.tables import columns as table_columns
 from skillcompose.tables import table_names
 
@@ -80,7 +80,9 @@ def explain(error: ValidationError, data: dict[str, Any], source: Path) -> list[
         return problems + problems_of(Recipe(**rest | {"source": source}))
     except ValidationError:
         # Something required is missing: what can be said without a whole recipe.
-        problems += _check_models(data.get("model"), _section(data, ("index",)).get("embedder"), source.parent)
+        index = _section(data, ("index",))
+        named = {"model": data.get("model")} | {f"index.{name}": index.get(name) for name in MODELS}
+        problems += _check_models(named, source.parent)
         for place, name in LIBRARY_SETTINGS.items():
             problems += _check_settings(place, name, _section(data, place.split(".")))
         return problems
@@ -156,7 +158,10 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         for part in place.split("."):
             found = getattr(found, part)
         problems += _check_settings(place, kind, found)
-    problems += _check_models(recipe.model, recipe.index.embedder, recipe.source.parent)
+    problems += _check_models(
+        {"model": recipe.model} | {f"index.{name}": getattr(recipe.index, name) for name in MODELS},
+        recipe.source.parent,
+    )
     problems += _check_reward(recipe)
     columns: dict[str, list[str]] = {}
     if not recipe.folder.is_dir():
@@ -224,9 +229,9 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     return problems
 
 
-def _check_models(model: Any, embedder: Any, beside: Path) -> list[tuple[str, str]]:
+def _check_models(named: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
     problems = []
-    for place, name in (("model", model), ("index.embedder", embedder)):
+    for place, name in named.items():
         if not isinstance(name, str):
             continue
         if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:

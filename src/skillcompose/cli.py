@@ -13,6 +13,7 @@ import yaml
 
 import skillcompose
 from skillcompose.errors import SkillComposeError
+from skillcompose.results import as_shown
 from skillcompose.run import STAGE_NAMES, Run
 
 RECIPE = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
@@ -130,7 +131,7 @@ def train(
     loaded = load(recipe, overrides)
     run = skillcompose.train(loaded, folder, until=until, force=force, allow_unmastered=allow_unmastered)
     if run.record("evaluation") is not None and until in (None, "evaluation"):
-        show_results(run)
+        click.echo(as_shown(run.require("evaluation")))
     else:
         click.echo(run.folder)
 
@@ -196,16 +197,29 @@ def chat(run: Path) -> None:
     help="A further adapter's folder for --pass-at-k; may be given several times.",
 )
 @click.option("--attribution", is_flag=True, help="Ask without passages and with conflicting ones.")
+@click.option("--retrieval", is_flag=True, help="Search with each ranking alone; needs the questions stage only.")
 @click.option("--questions", type=click.IntRange(1), default=60, show_default=True, help="For each level, or in all.")
 def evaluate(
-    run: Path, as_json: bool, pass_at_k: int | None, others: tuple[Path, ...], attribution: bool, questions: int
+    run: Path,
+    as_json: bool,
+    pass_at_k: int | None,
+    others: tuple[Path, ...],
+    attribution: bool,
+    retrieval: bool,
+    questions: int,
 ) -> None:
     """Print the ladder of a finished run.
 
-    With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes.
+    With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes;
+    with --retrieval what each way to search finds.
     """
     opened = Run.open(run)
-    if attribution:
+    if retrieval:
+        from skillcompose.evaluation import retrieval as searches
+
+        measured = searches.measure(opened)
+        click.echo(json.dumps(measured) if as_json else searches.as_text(measured))
+    elif attribution:
         from skillcompose.evaluation import attribution as sources
 
         shares = sources.measure(opened, questions)
@@ -221,7 +235,7 @@ def evaluate(
     elif as_json:
         click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
-        show_results(opened)
+        click.echo(as_shown(opened.require("evaluation")))
 
 
 @main.command()
@@ -292,14 +306,3 @@ def show_diagnosis(run: Run) -> None:
     from skillcompose.pipeline import load_recipe
 
     click.echo(f"\nReport: {write_diagnosis(run.folder / 'diagnosis', load_recipe(run).name)}", err=True)
-
-
-def show_results(run: Run) -> None:
-    from skillcompose.results import as_text, ladder_table
-
-    folder = run.require("evaluation")
-    click.echo("Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].\n")
-    click.echo(as_text(ladder_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))))
-    if advice := json.loads((folder / "breaks.json").read_text(encoding="utf-8"))["composed"]["advice"]:
-        click.echo(f"\n{advice}")
-    click.echo(f"\nReport: {folder / 'report.html'}")

@@ -22,7 +22,7 @@ def standalone(question: str, turns: Sequence[Turn], is_entity: Callable[[str], 
     >>> standalone("Who maintains it?", [("What does a need?", "a needs b.\\nSo: b")], {"a", "b"}.__contains__)
     'Who maintains b?'
     """
-    if not turns or not PRONOUNS.search(question) or _entities(question, is_entity):
+    if not turns or not PRONOUNS.search(question) or entities(question, is_entity):
         return question
     meant = next((found for turn in reversed(turns) if (found := _meant(turn, is_entity))), None)
     if meant is None:
@@ -37,12 +37,12 @@ def _meant(turn: Turn, is_entity: Callable[[str], bool]) -> str | None:
     if answer and is_entity(normalise(answer)):
         return answer
     for text in [*reversed(sentences(completion)), question]:
-        if found := _entities(text, is_entity):
+        if found := entities(text, is_entity):
             return found[0]
     return None
 
 
-def _entities(text: str, is_entity: Callable[[str], bool]) -> list[str]:
+def entities(text: str, is_entity: Callable[[str], bool]) -> list[str]:
     """The entities that a text names, in its order, the longest of those that overlap."""
     words = list(re.finditer(r"\S+", text))
     found, at = [], 0

@@ -11,6 +11,7 @@ SkillComposeError
 │   └── TrainingError                     nothing trained: no parameters, unchanged weights, constant reward
 ├── RunError(RuntimeError)                a run folder that is missing, locked or damaged
 ├── PromptError(ValueError)               question and passages that the model cannot read at once
+├── RetrievalError(ValueError)            a search that this retriever cannot do
 ├── ServingError(RuntimeError)            a server that cannot or must not start
 └── IntegrationError(RuntimeError)        another library that is missing, or holds something else
 ```
@@ -67,6 +68,10 @@ class RunError(SkillComposeError, RuntimeError):
 
 class PromptError(SkillComposeError, ValueError):
     """A question with its passages is longer than the model can read."""
+
+
+class RetrievalError(SkillComposeError, ValueError):
+    """A retriever is asked for what it does not have."""
 
 
 class ServingError(SkillComposeError, RuntimeError):

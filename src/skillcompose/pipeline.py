@@ -63,8 +63,8 @@ COMPOSITION = tuple(name for name in Composition.model_fields if name != "master
 STAGES = (
     Stage("passages", 3, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
-    Stage("index", 2, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 4, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("index", 3, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 5, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         3,
@@ -81,7 +81,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        3,
+        4,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

@@ -1,7 +1,7 @@
 """The composed policy as an app uses it: retrieve, prompt, generate, read the answer."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skillcompose.builtin import resolve
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
-from skillcompose.errors import ModelError, PromptError, RunError
+from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
 from skillcompose.generation import BATCH_TOKENS, answer_texts
 from skillcompose.index import Retriever
+from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
 from skillcompose.models import fingerprint, load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
-from skillcompose.prompts import final_answer, mentions, normalise, prompt, sentences
+from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run
 from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
 
@@ -45,7 +46,7 @@ class Policy:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
         self.k, self.max_new_tokens = k, max_new_tokens
         # A retriever of one's own may not say what it holds.
-        self.names = {normalise(passage.title) for passage in getattr(retriever, "passages", ())}
+        self.titled = by_title(getattr(retriever, "passages", ()))
 
     @classmethod
     def load(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
@@ -95,31 +96,35 @@ class Policy:
             retriever = Retriever.load(folder / "index", folder)
         return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])
 
-    def answer(self, question: str, passages: Given | None = None) -> Answer:
+    def answer(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
         """Answer one question; see `answer_batch`."""
-        return self.answer_batch([question], None if passages is None else [passages])[0]
+        return self.answer_batch([question], None if passages is None else [passages], steps)[0]
 
     def standalone(self, question: str, turns: Sequence[Turn]) -> str:
         """A follow-up question as one that can be asked by itself; `turns` are earlier questions and completions."""
-        return standalone(question, turns, self.names.__contains__)
+        return standalone(question, turns, self.titled.__contains__)
 
-    async def answer_async(self, question: str, passages: Given | None = None) -> Answer:
+    async def answer_async(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
         """As `answer`, without blocking the event loop."""
-        return await asyncio.to_thread(self.answer, question, passages)
+        return await asyncio.to_thread(self.answer, question, passages, steps)
 
-    def answer_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> list[Answer]:
+    def answer_batch(
+        self, questions: Sequence[str], passages: Sequence[Given] | None = None, steps: int = 1
+    ) -> list[Answer]:
         """Answer greedily, each question from its own passages or from those that the retriever finds.
 
         Args:
             questions: What is asked.
             passages: For each question what to read, texts or passages; none at all is closed book.
+            steps: Retrievals. Each further one is for what the answer so far leads to, by title where a passage has
+                that title, else by search; then the question is answered again, with what is new as well.
 
         Returns:
             One `Answer` a question. Its `text` is empty when the model wrote no readable final line; the raw
             `completion` is there all the same.
         """
-        found, prompts, _ = self.prepare(questions, passages)
-        texts = in_one_thread(answer_texts)(self.model, self.tokenizer, prompts, self.max_new_tokens)
+        found, prompts, _ = self.prepare(questions, passages, steps)
+        texts = self._write(prompts)
         return [self.read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
@@ -142,9 +147,9 @@ class Policy:
         return Live(self)
 
     def prepare(
-        self, questions: Sequence[str], passages: Sequence[Given] | None
+        self, questions: Sequence[str], passages: Sequence[Given] | None, steps: int = 1
     ) -> tuple[list[list[ScoredPassage]], list[str], list[list[int]]]:
-        """Passages, prompts and their tokens.
+        """Passages, prompts and their tokens; the answers of all steps but the last are written here.
 
         Raises:
             PromptError: A prompt and its answer do not fit into what the model can read.
@@ -152,6 +157,18 @@ class Policy:
         # A lone surrogate (half of an emoji) is no text that a tokenizer takes.
         asked = [question.encode("utf-8", "replace").decode() for question in questions]
         found = self.passages_for(asked, passages)
+        if steps > 1:
+
+            def answers(hits: list[list[ScoredPassage]]) -> list[str]:
+                return self._write(self._prompts(asked, hits)[0])
+
+            found = in_steps(asked, found, answers, self.search, self.titled, self.k, steps)
+        return found, *self._prompts(asked, found)
+
+    def _write(self, prompts: list[str]) -> list[str]:
+        return in_one_thread(answer_texts)(self.model, self.tokenizer, prompts, self.max_new_tokens)
+
+    def _prompts(self, asked: list[str], found: list[list[ScoredPassage]]) -> tuple[list[str], list[list[int]]]:
         prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(asked, found, strict=True)]
         # A tokenizer cannot be used by two threads at once.
         encoded: list[list[int]] = in_one_thread(self.tokenizer)(prompts, add_special_tokens=False).input_ids
@@ -159,7 +176,7 @@ class Policy:
         room = min(self.model.config.max_position_embeddings, BATCH_TOKENS) - self.max_new_tokens
         if longest > room:
             raise PromptError(f"question and passages have {longest} tokens, more than {room}; give fewer passages")
-        return found, prompts, encoded
+        return prompts, encoded
 
     @staticmethod
     def read(completion: str, hits: Sequence[ScoredPassage], asked: str, whole: bool = True) -> Answer:
@@ -175,13 +192,20 @@ class Policy:
             return [[ScoredPassage(_passage(p, n), 1.0) for n, p in enumerate(those, 1)] for those in given]
         return self.search(list(questions), self.k)
 
-    def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
-        """What the retriever finds; nothing when there is none."""
+    def search(self, queries: list[str], k: int, where: Mapping[str, str] | None = None) -> list[list[ScoredPassage]]:
+        """What the retriever finds; nothing when there is none. `where` is for the run's own: `Retriever.search`.
+
+        Raises:
+            RetrievalError: `where` names no field of a passage, or the retriever is the app's own.
+        """
         if self.retriever is None:
             return [[] for _ in queries]
-        # An app's own may be bound to the app's thread.
-        ours = isinstance(self.retriever, Retriever)
-        return (in_one_thread(self.retriever.search) if ours else self.retriever.search)(queries, k)
+        if isinstance(self.retriever, Retriever):
+            return in_one_thread(self.retriever.search)(queries, k, where)
+        if where:
+            raise RetrievalError("this policy's retriever is the app's own: choose among its passages there")
+        # It may be bound to the app's thread.
+        return self.retriever.search(queries, k)
 
 
 def _passage(given: Passage | str, number: int) -> Passage:

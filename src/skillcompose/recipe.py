@@ -88,13 +88,21 @@ class Facts(Section):
     """Put only the facts about so many subjects into the weights: those that index facts lead to most often."""
 
 
+MODELS = ("embedder", "sparse", "rerank")
+"""The models that `index` names."""
+
+
 class Index(Section):
     """What is retrieved, and how."""
 
     embedder: str = "builtin:all-minilm-l6-v2"
     """A built-in model, a folder or a Hugging Face name that sentence-transformers loads."""
     search: Literal["dense", "hybrid"] = "hybrid"
-    """`dense` compares embeddings; `hybrid` fuses their ranking with BM25's."""
+    """`dense` compares embeddings; `hybrid` fuses their ranking with BM25's and that of `sparse`."""
+    sparse: str = "builtin:splade-tiny-msmarco"
+    """A SPLADE model, which weighs a text's words and adds related ones; none when empty."""
+    rerank: str = ""
+    """A cross-encoder that reads the best 20 passages again and sorts them, which is slow; none when empty."""
     k: int = Field(3, ge=1)
     """Passages that a question is asked with."""
     min_recall: float = Field(0.95, ge=0, le=1)

@@ -1,8 +1,9 @@
 """The ladder as a table: used by the command line and the report, without loading a model."""
 
+from pathlib import Path
 from typing import Any
 
-from skillcompose.types import Level
+from skillcompose.types import Level, read_json
 
 RUNGS = {
     "floor_majority": "floor: majority answer",
@@ -63,6 +64,18 @@ def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def as_shown(folder: Path) -> str:
+    """What the command line prints of a finished evaluation."""
+    advice = read_json(folder / "breaks.json")["composed"]["advice"]
+    parts = [
+        "Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].",
+        as_text(ladder_table(read_json(folder / "metrics.json"))),
+        *([advice] if advice else []),
+        f"Report: {folder / 'report.html'}",
+    ]
+    return "\n\n".join(parts)
 
 
 def as_text(rows: list[list[str]]) -> str:

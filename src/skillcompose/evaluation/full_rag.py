@@ -4,12 +4,13 @@ first hop of the model's own answer."""
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from skillcompose.builtin import resolve
 from skillcompose.index import Retriever, compile_passages
-from skillcompose.prompts import sentences
+from skillcompose.index.steps import Hits, by_title, in_steps
 from skillcompose.recipe import Recipe
 from skillcompose.run import Run
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
+
+STEPS = 2
 
 
 class FullRag:
@@ -21,21 +22,18 @@ class FullRag:
         known = read_jsonl(run.stage("index") / "passages.jsonl", Passage)
         only = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
         passages, _ = compile_passages(known, only, recipe, everything=True)
-        embedder = resolve(recipe.index.embedder, recipe.source.parent)
-        self.retriever = Retriever.build(passages, embedder, recipe.index.search)
+        self.retriever = Retriever.build(passages, recipe.index, recipe.source.parent)
+        self.titled = by_title(passages)
         self.k = recipe.index.k
 
     def read(self, questions: Sequence[Question], answer: Callable[[list[Question]], list[str]]) -> list[Question]:
         """The questions with what both retrievals find; `answer` gives the first answers."""
-        first = self._with(questions, self._search([q.text for q in questions], self.k))
-        hops = [(sentences(text) or [q.text])[0] for text, q in zip(answer(first), first, strict=True)]
-        more = self._search(hops, max(1, self.k - 1))
-        return self._with(first, [(*found, *q.passages) for found, q in zip(more, first, strict=True)])
+        asked = [question.text for question in questions]
+        first, search = self.retriever.search(asked, self.k), self.retriever.search
+        found = in_steps(asked, first, lambda hits: answer(_with(questions, hits)), search, self.titled, self.k, STEPS)
+        return _with(questions, found)
 
-    def _search(self, queries: list[str], k: int) -> list[tuple[Passage, ...]]:
-        return [tuple(hit.passage for hit in hits) for hits in self.retriever.search(queries, k)]
 
-    @staticmethod
-    def _with(questions: Sequence[Question], passages: list[tuple[Passage, ...]]) -> list[Question]:
-        pairs = zip(questions, passages, strict=True)
-        return [replace(question, passages=tuple(dict.fromkeys(found))) for question, found in pairs]
+def _with(questions: Sequence[Question], found: Hits) -> list[Question]:
+    pairs = zip(questions, found, strict=True)
+    return [replace(question, passages=tuple(hit.passage for hit in hits)) for question, hits in pairs]

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from skillcompose.builtin import resolve
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
@@ -18,9 +17,8 @@ def run(work: Work) -> None:
     passages = read_jsonl(work.read("passages") / "passages.jsonl", Passage)
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
     compiled, removed = compile_passages(passages, facts, work.recipe)
-    settings = work.recipe.index
-    embedder = resolve(settings.embedder, work.recipe.source.parent)
-    Retriever.build(compiled, embedder, settings.search, work.progress).save(work.folder, settings.embedder)
+    beside = work.recipe.source.parent
+    Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder)
     write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})
 
 

@@ -1,134 +1,183 @@
-"""Passage search: inner product of embeddings (FAISS), alone or fused with BM25 by reciprocal rank."""
+"""Passage search: one ranking, or several fused by reciprocal rank, and perhaps read again by a cross-encoder."""
 
+import fnmatch
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import faiss
 import numpy as np
-from sentence_transformers import SentenceTransformer
+from scipy.sparse import load_npz, save_npz
+from sentence_transformers import CrossEncoder
 
 from skillcompose.builtin import resolve
-from skillcompose.errors import RunError
+from skillcompose.errors import RetrievalError, RunError
+from skillcompose.index.rankings import (
+    Allowed,
+    Dense,
+    Ranking,
+    Sparse,
+    Words,
+    embed,
+    expand,
+    load_embedder,
+    load_reranker,
+    load_sparse,
+)
 from skillcompose.index.vectors import build_index, read_index
-from skillcompose.machine import device, use_cores
-from skillcompose.models import fingerprint, quiet_libraries
+from skillcompose.models import fingerprint
 from skillcompose.progress import Progress
+from skillcompose.recipe import MODELS, Index
 from skillcompose.run import file_digest
 from skillcompose.types import Passage, ScoredPassage, read_json, read_jsonl, write_json, write_jsonl
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 CANDIDATES = 50
-RRF_K = 60  # the constant of the reciprocal-rank-fusion paper (Cormack et al., 2009)
+"""Passages of each ranking that are fused."""
+RRF_K = 2
+"""What one ranking puts first comes among the first: at 60, as in the paper (Cormack et al., 2009), a passage in the
+middle of every ranking beats the only one that has a rare code. Measured in benchmarks/knowledge/RESULTS.md."""
+RERANKED = 20
+"""Passages that a cross-encoder reads for each query."""
+FIELDS = tuple(field.name for field in fields(Passage) if field.name != "text")
 
 
 class Retriever:
-    """Passages, their vectors and an embedder. `search` is the whole protocol."""
+    """Passages and what ranks them: `dense`, `words` (BM25), `sparse`. `search` is the whole protocol."""
 
     def __init__(
         self,
         passages: list[Passage],
-        index: faiss.Index,
-        embedder: SentenceTransformer,
-        mode: str,
-        about: dict[str, Any] | None = None,
+        rankings: Mapping[str, Ranking],
+        settings: Index,
+        reranker: CrossEncoder | None = None,
     ) -> None:
-        self.passages, self.about = passages, about or {}
-        self.index = index
-        self.embedder = embedder
-        self.mode = mode
-        self.lexical = bm25s.BM25() if mode == "hybrid" else None
-        if self.lexical is not None:
-            self.lexical.index(words([text(passage) for passage in passages]), show_progress=False)
+        self.passages, self.rankings, self.settings, self.reranker = passages, dict(rankings), settings, reranker
 
     @classmethod
-    def build(cls, passages: list[Passage], embedder: str, mode: str, progress: Progress | None = None) -> "Retriever":
-        model = load_embedder(embedder)
-        vectors = embed(model, [text(passage) for passage in passages], progress)
-        index, about = build_index(vectors)
-        return cls(passages, index, model, mode, about)
+    def build(
+        cls, passages: list[Passage], settings: Index, beside: Path = Path(), progress: Progress | None = None
+    ) -> "Retriever":
+        """Compute what the recipe's section names; folders in it start at `beside`."""
+        texts = [text(passage) for passage in passages]
+        model = load_embedder(resolve(settings.embedder, beside))
+        rankings: dict[str, Ranking] = {"dense": Dense(model, *build_index(embed(model, texts, progress)))}
+        if settings.search == "hybrid":
+            rankings["words"] = Words(texts)
+            if settings.sparse:
+                expander = load_sparse(resolve(settings.sparse, beside))
+                rankings["sparse"] = Sparse(expander, expand(expander, texts, progress))
+        return cls(passages, rankings, settings, _reranker(settings, beside))
 
-    def save(self, folder: Path, embedder_name: str) -> None:
-        """`passages.jsonl`, `index.faiss`, and `index.json` with the hash that `load` checks."""
+    def save(self, folder: Path) -> None:
+        """`passages.jsonl`, the vectors, and `index.json` with the hashes that `load` checks."""
         write_jsonl(folder / "passages.jsonl", self.passages)
-        faiss.write_index(self.index, str(folder / "index.faiss"))
-        found = fingerprint(resolve(embedder_name)) if embedder_name.startswith("builtin:") else embedder_name
-        write_json(
-            folder / "index.json",
-            {
-                "embedder": embedder_name,
-                "embedder_fingerprint": found,
-                "search": self.mode,
-                "passages": len(self.passages),
-                "vectors": self.about,
-                "sha256": file_digest(folder / "index.faiss"),
-            },
-        )
+        about: dict[str, Any] = {"passages": len(self.passages)}
+        about |= {name: getattr(self.settings, name) for name in ("search", *MODELS)}
+        for name in MODELS:
+            if about[name].startswith("builtin:"):
+                about[f"{name}_fingerprint"] = fingerprint(resolve(about[name]))
+        dense, sparse = self.rankings["dense"], self.rankings.get("sparse")
+        assert isinstance(dense, Dense)
+        faiss.write_index(dense.index, str(folder / "index.faiss"))
+        files = ["index.faiss"]
+        if isinstance(sparse, Sparse):
+            save_npz(folder / "sparse.npz", sparse.vectors)
+            files.append("sparse.npz")
+        hashes = {name: file_digest(folder / name) for name in files}
+        write_json(folder / "index.json", about | {"vectors": dense.about, "sha256": hashes})
 
     @classmethod
     def load(cls, folder: Path, beside: Path = Path()) -> "Retriever":
         """Read a saved index.
 
         Raises:
-            RunError: The file is not the one that was written. FAISS parses hostile files unsafely, so this is
-                checked first.
+            RunError: A file is not the one that was written. FAISS parses hostile files unsafely, so this is checked
+                first.
         """
         about = read_json(folder / "index.json")
-        if file_digest(folder / "index.faiss") != about["sha256"]:
-            raise RunError(f"{folder / 'index.faiss'} is not the index that was built here; run the index stage again")
-        index = read_index(folder / "index.faiss")
+        if not isinstance(about["sha256"], dict):
+            raise RunError(f"{folder} was written by another version; run the index stage, or export, again")
+        for name, digest in about["sha256"].items():
+            if file_digest(folder / name) != digest:
+                raise RunError(f"{folder / name} is not the index that was built here; run the index stage again")
+        settings = Index(**{name: about[name] for name in ("search", *MODELS)})
         passages = read_jsonl(folder / "passages.jsonl", Passage)
-        embedder = load_embedder(resolve(about["embedder"], beside))
-        return cls(passages, index, embedder, about["search"], about.get("vectors"))
+        model = load_embedder(resolve(settings.embedder, beside))
+        rankings: dict[str, Ranking] = {"dense": Dense(model, read_index(folder / "index.faiss"), about["vectors"])}
+        if settings.search == "hybrid":
+            rankings["words"] = Words([text(passage) for passage in passages])
+            if settings.sparse:
+                rankings["sparse"] = Sparse(
+                    load_sparse(resolve(settings.sparse, beside)), load_npz(folder / "sparse.npz")
+                )
+        return cls(passages, rankings, settings, _reranker(settings, beside))
 
-    def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
-        """The best `k` passages of each query, best first; fewer when the index is smaller.
+    def search(
+        self, queries: list[str], k: int, where: Mapping[str, str] | None = None, by: Iterable[str] = ()
+    ) -> list[list[ScoredPassage]]:
+        """The best `k` passages of each query, best first; fewer when there are fewer, or none has a word of it.
 
-        Scores are cosine similarities (dense), or summed reciprocal ranks (hybrid).
+        Args:
+            queries: What is searched for.
+            k: How many.
+            where: Only passages whose fields match these patterns, `{"source": "policy/*"}`; `*` and `?` as in names
+                of files, case counts.
+            by: Only these rankings, all when empty. One alone keeps its own scores, several have summed reciprocal
+                ranks; those of a cross-encoder, which all of them go through, are its own.
+
+        Raises:
+            RetrievalError: A pattern for something that is no field of a passage.
         """
-        if not queries:
-            return []
-        depth = min(len(self.passages), CANDIDATES if self.lexical is not None else k)
-        scores, found = self.index.search(embed(self.embedder, queries), depth)
-        if self.lexical is None:
-            ranked = [
-                list(zip(row.tolist(), values.tolist(), strict=True)) for row, values in zip(found, scores, strict=True)
-            ]
-        else:
-            lexical, _ = self.lexical.retrieve(words(queries), k=depth, show_progress=False)
-            ranked = [_fuse(near.tolist(), alike.tolist()) for near, alike in zip(found, lexical, strict=True)]
-        return [[ScoredPassage(self.passages[i], score) for i, score in row[:k] if i >= 0] for row in ranked]
+        allowed = self._allowed(where or {})
+        count = len(self.passages) if allowed is None else int(allowed.sum())
+        if not queries or not count:
+            return [[] for _ in queries]
+        chosen = {name: self.rankings[name] for name in (by or self.rankings)}
+        wanted = max(k, RERANKED) if self.reranker is not None and not by else k
+        depth = min(count, wanted if len(chosen) == 1 else max(wanted, CANDIDATES))
+        rows = {name: ranking.rank(queries, depth, allowed) for name, ranking in chosen.items()}
+        ranked = next(iter(rows.values())) if len(rows) == 1 else fuse(rows)
+        found = [[ScoredPassage(self.passages[i], score) for i, score in row[:wanted]] for row in ranked]
+        if self.reranker is not None and not by:
+            found = [reread(self.reranker, query, hits)[:k] for query, hits in zip(queries, found, strict=True)]
+        return found
+
+    def _allowed(self, where: Mapping[str, str]) -> Allowed:
+        for name in where:
+            if name not in FIELDS:
+                raise RetrievalError(f"passages have no field {name!r} to choose by; there are {', '.join(FIELDS)}")
+        if not where:
+            return None
+        return np.array(
+            [all(fnmatch.fnmatchcase(getattr(p, name), glob) for name, glob in where.items()) for p in self.passages]
+        )
 
 
-def _fuse(*rankings: list[int]) -> list[tuple[int, float]]:
-    """Reciprocal rank fusion; ties are broken by position, so that the order never depends on the machine."""
-    total: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, item in enumerate(ranking):
-            total[item] = total.get(item, 0.0) + 1 / (RRF_K + rank + 1)
-    return sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
+def fuse(rows: Mapping[str, list[list[tuple[int, float]]]]) -> list[list[tuple[int, float]]]:
+    """Reciprocal rank fusion of each query's rankings; ties are broken by position, not by the machine."""
+    fused = []
+    for rankings in zip(*rows.values(), strict=True):
+        total: dict[int, float] = {}
+        for ranking in rankings:
+            for rank, (item, _) in enumerate(ranking, 1):
+                total[item] = total.get(item, 0.0) + 1 / (RRF_K + rank)
+        fused.append(sorted(total.items(), key=lambda pair: (-pair[1], pair[0])))
+    return fused
 
 
-def words(texts: list[str]) -> list[list[str]]:
-    tokens: list[list[str]] = bm25s.tokenize(texts, stopwords=[], return_ids=False, show_progress=False)
-    # BM25 of a query without a known word is undefined: keep at least one token.
-    return [row or ["-"] for row in tokens]
+def reread(model: CrossEncoder, query: str, hits: list[ScoredPassage]) -> list[ScoredPassage]:
+    """The passages in the order of the cross-encoder's scores."""
+    scores = model.predict([(query, text(hit.passage)) for hit in hits], show_progress_bar=False)
+    read = [ScoredPassage(hit.passage, float(score)) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(read, key=lambda hit: -hit.score)
 
 
 def text(passage: Passage) -> str:
     return f"{passage.title}\n{passage.text}"
 
 
-def load_embedder(folder: str) -> SentenceTransformer:
-    quiet_libraries()
-    use_cores()
-    return SentenceTransformer(folder, device=str(device()), trust_remote_code=False)
-
-
-def embed(model: SentenceTransformer, texts: list[str], progress: Progress | None = None) -> np.ndarray:
-    """Unit vectors, float32, one row a text."""
-    batches = [texts[i : i + 64] for i in range(0, len(texts), 64)]
-    steps = progress.each(batches, "embedding passages", len(batches)) if progress else batches
-    rows = [model.encode(batch, normalize_embeddings=True, show_progress_bar=False) for batch in steps]
-    return np.concatenate(rows).astype(np.float32)
+def _reranker(settings: Index, beside: Path) -> CrossEncoder | None:
+    return load_reranker(resolve(settings.rerank, beside)) if settings.rerank else None

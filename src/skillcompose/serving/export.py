@@ -1,7 +1,7 @@
 """A run -> one folder that other tools load, in one of three forms.
 
 `merged` holds the weights with the adapter added: transformers, vLLM and others load it as any model. `adapter` is the
-LoRA for PEFT and vLLM. Both come with tokenizer, index and embedder, so `Policy.from_pretrained` needs nothing else
+LoRA for PEFT and vLLM. Both come with tokenizer, index and its models, so `Policy.from_pretrained` needs nothing else
 (an adapter: its base). `gguf` is one file for llama.cpp, and a Modelfile for Ollama.
 """
 
@@ -22,7 +22,7 @@ from skillcompose.models import fingerprint, load_adapter, load_base, load_token
 from skillcompose.pipeline import load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt
-from skillcompose.recipe import Recipe
+from skillcompose.recipe import MODELS, Recipe
 from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
 from skillcompose.types import Question, read_json, read_jsonl, write_json, write_text
@@ -139,10 +139,12 @@ PARAMETER num_predict {max_new_tokens}
 
 def _retriever(run: Run, recipe: Recipe, folder: Path) -> None:
     index = shutil.copytree(run.require("index"), folder / "index", ignore=shutil.ignore_patterns("stage.json"))
-    embedder = Path(resolve(recipe.index.embedder, recipe.source.parent))
-    if embedder.is_dir():
-        shutil.copytree(embedder, folder / "embedder")
-        write_json(index / "index.json", read_json(index / "index.json") | {"embedder": "embedder"})
+    about = read_json(index / "index.json")
+    for name in MODELS:
+        if about[name] and (model := Path(resolve(about[name], recipe.source.parent))).is_dir():
+            shutil.copytree(model, folder / name)
+            about[name] = name
+    write_json(index / "index.json", about)
 
 
 @torch.no_grad()

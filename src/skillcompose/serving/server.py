@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from skillcompose.errors import PromptError, ServingError
+from skillcompose.errors import PromptError, RetrievalError, ServingError
 from skillcompose.policy import Policy, citation, cited
 from skillcompose.serving.batches import Batches, Busy
 from skillcompose.types import Answer
@@ -80,6 +80,7 @@ class Question(BaseModel):
 class Query(BaseModel):
     query: str = Field(min_length=1, max_length=MAX_QUESTION)
     k: int = Field(3, ge=1, le=100)
+    where: dict[str, str] = Field(default_factory=dict, max_length=10)
 
 
 def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
@@ -198,7 +199,10 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
     async def retrieve(asked: Query) -> Any:
         if policy.retriever is None:
             raise HTTPException(404, "this policy has no retriever")
-        (hits,) = await asyncio.to_thread(policy.search, [asked.query], asked.k)
+        try:
+            (hits,) = await asyncio.to_thread(policy.search, [asked.query], asked.k, asked.where)
+        except RetrievalError as error:
+            raise HTTPException(422, str(error)) from None
         return {"passages": [citation(hit) for hit in hits]}
 
     @app.get("/healthz")

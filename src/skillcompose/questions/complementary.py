@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import product
 from math import ceil
 
+from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import normalise
 from skillcompose.questions.proof import Proof
@@ -31,8 +32,10 @@ Walk = tuple[Fact, ...]
 def complementary_questions(
     facts: list[Fact], recipe: Recipe, retriever: Retriever, rng: random.Random, dropped: Counter[str]
 ) -> Splits:
-    kept = set_aside(facts, rng)
-    walks = two_source_walks([fact for fact in facts if fact.skill is Skill.PARAMETRIC or fact.key not in kept], recipe)
+    asked_for = with_one_answer(facts)
+    kept = set_aside(asked_for, rng)
+    free = [fact for fact in asked_for if fact.skill is Skill.PARAMETRIC or fact.key not in kept]
+    walks = two_source_walks(free, recipe)
     paths = choose_paths(recipe, walks)
     bridges = sorted({b for path in paths.values() for p in path for walk in walks.get(p, []) for b in between(walk)})
     rng.shuffle(bridges)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
+from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
@@ -23,7 +24,7 @@ def contextual_questions(
     facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
 ) -> Splits:
     """Reading questions about facts that no complementary question uses, split by row."""
-    free = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
+    free = [fact for fact in with_one_answer(facts) if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
     place = divide(sorted({fact.key for fact in free}), rng)
     walks = [[fact] for fact in free] + list(chains(free))
     held = {name: [walk for walk in walks if {place[fact.key] for fact in walk} == {name}] for name in SHARES}

@@ -42,7 +42,9 @@ Window
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "services").mkdir()
     (tmp_path / "services" / "beacon.md").write_text(SERVICE)
-    (tmp_path / "services" / "meadow.md").write_text("# Meadow\n\nOWNER: Bo Kim\nTier: silver\n\n```\nKey: no\nB: no\n```\n")
+    (tmp_path / "services" / "meadow.md").write_text(
+        "# Meadow\n\nOWNER: Bo Kim\nTier: silver\n\n```\nKey: no\nB: no\n```\n"
+    )
     return tmp_path
 
 

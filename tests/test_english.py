@@ -67,8 +67,8 @@ def test_what_a_relation_leads_to_is_called_by_its_noun() -> None:
 
 def test_a_value_can_stand_for_its_row() -> None:
     words = general("licence", "package", backwards=True)
-    assert words.questions[0] == "Which package has the licence {subject}?"
-    assert words.references[0] == "the package with the licence {subject}"
+    assert words.questions[0] == 'Which package has the licence "{subject}"?'
+    assert words.references[0] == 'the package with the licence "{subject}"'
     assert words.statement == "The package is {object}." and words.passage == "The licence of {object} is {subject}."
     assert general("uses", "customer", backwards=True).questions[0] == "Which customer uses {subject}?"
 

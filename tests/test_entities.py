@@ -62,7 +62,9 @@ def company(tmp_path: Path) -> Path:
     return folder
 
 
-def recipe_for(company: Path, recipe_file: Path, train: tuple[str, ...] = PATHS, **facts: object) -> skillcompose.Recipe:
+def recipe_for(
+    company: Path, recipe_file: Path, train: tuple[str, ...] = PATHS, **facts: object
+) -> skillcompose.Recipe:
     data = yaml.safe_load(recipe_file.read_text())
     data["knowledge_base"] = str(company)
     documents, teams = "services/*.md", "teams.md#Teams"
@@ -158,7 +160,9 @@ def test_init_proposes_documents_with_reasons(company: Path, tmp_path: Path) -> 
     path = write_project(tmp_path / "project", company)
     text = path.read_text()
     assert '"services/*.md": {key: "title", separator: ";"}' in text and "led to by customers.csv: uses" in text
-    assert "30 of 30 values name rows of services/*.md" in text and "2 in documents: left out, fewer than 8 rows" in text
+    assert (
+        "30 of 30 values name rows of services/*.md" in text and "2 in documents: left out, fewer than 8 rows" in text
+    )
     recipe = skillcompose.Recipe.from_yaml(path)
     assert recipe.facts.relations["uses"].leads_to == "services/*.md"
     assert recipe.facts.relations["team"].place == "weights"

@@ -188,7 +188,9 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     for entity, others in recipe.facts.aliases.items():
         for alias in others:
             if owners.setdefault(alias.casefold(), entity) != entity:
-                problems.append((f"facts.aliases.{entity}", f"{alias!r} is an alias of {owners[alias.casefold()]!r} too"))
+                problems.append(
+                    (f"facts.aliases.{entity}", f"{alias!r} is an alias of {owners[alias.casefold()]!r} too")
+                )
     for name, relation in recipe.facts.relations.items():
         place = f"facts.relations.{name}"
         if relation.table not in recipe.facts.tables:

@@ -286,11 +286,14 @@ def show_diagnosis(run: Run) -> None:
 
 
 def show_results(run: Run) -> None:
-    from skillcompose.results import as_text, ladder_table
+    from skillcompose.results import as_text, ladder_table, probes_text
 
     folder = run.require("evaluation")
     click.echo("Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].\n")
-    click.echo(as_text(ladder_table(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    click.echo(as_text(ladder_table(metrics)))
+    if probes := probes_text(metrics):
+        click.echo(f"\n{probes}")
     if advice := json.loads((folder / "breaks.json").read_text(encoding="utf-8"))["composed"]["advice"]:
         click.echo(f"\n{advice}")
     click.echo(f"\nReport: {folder / 'report.html'}")

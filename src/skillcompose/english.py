@@ -69,24 +69,33 @@ BACKWARDS = (
 BACKWARDS_REFERENCE = (
     "the {noun} that {claim}",
     "the {noun} which {claim}",
-    "whichever {noun} {claim}",
     "the one {noun} that {claim}",
+    "whichever {noun} {claim}",
 )
-WITH = ("the {noun} with the {name} {{subject}}", "the {noun} whose {name} is {{subject}}")
+WITH_REFERENCE = (
+    'the {noun} with the {name} "{{subject}}"',
+    "the {noun} that {claim}",
+    "the {noun} which {claim}",
+    'the one {noun} with the {name} "{{subject}}"',
+    'the {noun} whose {name} is "{{subject}}"',
+)
 
-ACRONYMS = frozenset("api bic cpu cve erp faq gpu html iban id ip isbn json os pdf ram sku sql ssn uri url uuid vat".split())
-NAMELESS = frozenset("name title id key code no number document slug label".split())
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+ACRONYMS = _set("api bic cpu cve erp faq gpu html iban id ip isbn json os pdf ram sku sql ssn uri url uuid vat")
+NAMELESS = _set("name title id key code no number document slug label")
 """Columns that name a row without saying what it is."""
-PREPOSITIONS = frozenset("at by for from in of on to under until with".split())
+PREPOSITIONS = _set("at by for from in of on to under until with")
 TAILS = {"depends": "on", "relies": "on", "belongs": "to", "reports": "to", "consists": "of"}
-VERBS = frozenset(
-    "approves buys contains covers employs enables extends governs hires implements includes inherits knows likes loves"
-    " maintains makes manages needs owns precedes produces provides recommends replaces represents requires sells serves"
-    " speaks suggests supervises supplies supports teaches treats uses wants".split()
+VERBS = _set(
+    "approves buys contains covers employs enables extends governs hires implements includes inherits knows "
+    "likes loves maintains makes manages needs owns precedes produces provides recommends replaces represents "
+    "requires sells serves speaks suggests supervises supplies supports teaches treats uses wants"
 )
-KEPT = frozenset(
-    "alias atlas bias canvas data gas goods headquarters hours lens means news premises sales series species".split()
-)
+KEPT = _set("alias atlas bias canvas data gas goods headquarters hours lens means news premises sales series species")
 """Words that look like plurals and are none, or are never said in the singular."""
 
 
@@ -98,6 +107,8 @@ class Words:
     references: tuple[str, ...]
     statement: str
     passage: str = ""
+    clausal: bool = False
+    """The references end in a clause: "the package that X uses" has no genitive."""
 
 
 @cache
@@ -113,13 +124,13 @@ def general(relation: str, noun: str = "", backwards: bool = False) -> Words:
     name = " ".join(words)
     verb = _verb(words)
     if backwards:
-        nouns = {"name": singular(name), "noun": noun}
-        claim = f"{verb[3]} {{subject}}" if verb else f"has the {nouns['name']} {{subject}}"
-        claimed = [template.format(claim=claim, **nouns) for template in BACKWARDS]
-        named = () if verb else [template.format(**nouns) for template in WITH]
-        referred = [*named, *(template.format(claim=claim, **nouns) for template in BACKWARDS_REFERENCE)]
-        stated = f"{{object}} {verb[3]} {{subject}}." if verb else f"The {nouns['name']} of {{object}} is {{subject}}."
-        return Words(tuple(claimed), tuple(referred), f"The {noun} is {{object}}.", stated)
+        name = singular(name)
+        # Quoted, because the value may be a whole description.
+        claim = f"{verb[3]} {{subject}}" if verb else f'has the {name} "{{subject}}"'
+        said = {"name": name, "noun": noun, "claim": claim}
+        refer = BACKWARDS_REFERENCE if verb else WITH_REFERENCE
+        stated = f"{{object}} {verb[3]} {{subject}}." if verb else f"The {name} of {{object}} is {{subject}}."
+        return Words(_filled(BACKWARDS, **said), _filled(refer, **said), f"The {noun} is {{object}}.", stated, True)
     if verb:
         meant, aux, base, phrase = verb
         noun = meant or noun
@@ -136,7 +147,7 @@ def general(relation: str, noun: str = "", backwards: bool = False) -> Words:
             asked[4] = f"What is it that {{subject}} {phrase}?"
         refer = VERB_REFERENCE_NOUN if noun else VERB_REFERENCE
         asked[0] = asked[0][0].upper() + asked[0][1:]
-        return Words(tuple(asked), _filled(refer, **said), f"{{subject}} {phrase} {{object}}.")
+        return Words(tuple(asked), _filled(refer, **said), f"{{subject}} {phrase} {{object}}.", clausal=True)
     if words[0] in ("is", "has", "can") and len(words) > 1:
         rest = " ".join(words[1:])
         aux, bare, full = words[0], rest, rest
@@ -239,6 +250,7 @@ def words_of(relation: str, recipe: "Recipe") -> Words:
         found.statement or made.statement,
         # Own words for a hop are own words for a passage too.
         found.passage or found.statement or made.passage or made.statement,
+        made.clausal and not found.reference,
     )
 
 

@@ -91,8 +91,7 @@ class Facts(Section):
     sensitive: list[str] = Field(default_factory=list)
     """Regular expressions of what no training row may hold (phone numbers, account numbers)."""
     known: int | None = Field(None, ge=1)
-    """Put only the facts about so many subjects into the weights: those that index facts lead to most often, and what
-    their facts lead to."""
+    """Facts of so many subjects go into the weights: those most often led to by the index, and what these lead to."""
     aliases: dict[str, list[str]] = Field(default_factory=dict)
     """Entity -> its other names. Spellings that differ in case, punctuation or legal form are found without them."""
 
@@ -214,7 +213,7 @@ class Evaluation(Section):
     atomic: int = Field(100, ge=1)
     """Test questions for each atomic skill and number of hops."""
     probes: int = Field(0, ge=0)
-    """Known facts asked the other way round, and atomic test questions reworded by rule, each so many; in no training."""
+    """Known facts asked the other way round, and atomic questions reworded by rule: so many of each, tested only."""
 
 
 class Recipe(Section):

@@ -65,6 +65,15 @@ def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def probes_text(metrics: dict[str, Any]) -> str:
+    """A line for each kind of probe that was asked; empty when none was."""
+    lines = []
+    for kind in ("reversed", "reworded"):
+        shares = [f"{label} {percent(metrics[r][kind])}" for r, label in RUNGS.items() if kind in metrics.get(r, {})]
+        lines += [f"{kind} probes: {', '.join(shares)}"] if shares else []
+    return "\n".join(lines)
+
+
 def as_text(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(

@@ -1,6 +1,6 @@
 """Stage 2: table rows -> `facts.jsonl`, each fact placed in the weights or in the index by its relation's rule.
 
-`entities.json` says which spellings mean the same row; `facts.report.json` why, what leads where, and what gave no fact.
+`entities.json` says which spellings mean the same row, `facts.report.json` why, what leads where and what gave no fact.
 """
 
 from collections import Counter, defaultdict

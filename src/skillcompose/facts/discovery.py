@@ -107,7 +107,9 @@ def _all_rows(folder: Path, left_out: dict[str, str]) -> dict[str, list[dict[str
             left_out[name] = str(error)
     in_documents, unread = proposed(folder)
     left_out |= unread
-    found |= {name: [cells for _, cells in rows[:MAX_ROWS]] for name, rows in in_documents.items() if len(rows) >= LEAST}
+    found |= {
+        name: [cells for _, cells in rows[:MAX_ROWS]] for name, rows in in_documents.items() if len(rows) >= LEAST
+    }
     if small := [f"{name} ({len(rows)})" for name, rows in in_documents.items() if len(rows) < LEAST]:
         left_out[f"{len(small)} in documents"] = f"fewer than {LEAST} rows: {', '.join(small[:5])}"
     return found

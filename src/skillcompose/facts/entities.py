@@ -1,7 +1,7 @@
 """Names that mean the same row: "Birch Clinics Ltd." and "birch clinics", across tables and documents.
 
-Conservative and visible: names are linked when they differ in case, accents, punctuation or legal form only, or when the
-recipe says so; a name that could be two rows is linked to none. Every link is written down with its reason.
+Conservative and visible: names are linked when they differ in case, accents, punctuation or legal form only, or when
+the recipe says so; a name that could be two rows is linked to none. Every link is written down with its reason.
 """
 
 import re
@@ -11,9 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from skillcompose.prompts import normalise
 
-LEGAL = frozenset(
-    "ag bv co company corp corporation gmbh inc incorporated kg limited llc llp ltd nv oy plc pte pty sa sarl se spa srl"
-    "".split()
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+LEGAL = _set(
+    "ag bv co company corp corporation gmbh inc incorporated kg limited llc llp ltd nv oy plc pte pty sa sarl se "
+    "spa srl"
 )
 LETTERS = 3  # a name of fewer is not compared loosely: C, C++ and C# are three things
 SHARE = 0.5  # of a column's values must be names, before the others are taken for names that are spelled differently

@@ -10,7 +10,8 @@ from skillcompose.index import Retriever
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
-from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.questions.wordings import asked as wordings_of
+from skillcompose.questions.wordings import references, references_of_split
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Passage, Question, Skill
 
@@ -54,7 +55,9 @@ def _titles(walk: Walk) -> list[str]:
 
 
 def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
-    number, wording = rng.choice(of_split(questions(walk[-1].relation, recipe), split))
+    number, wording = rng.choice(
+        wordings_of(walk[-1].relation, split, recipe, walk[0].relation if len(walk) > 1 else "")
+    )
     reference = rng.choice(references_of_split(references(walk[0].relation, recipe), split))
     return ask(walk, wording, [reference][: len(walk) - 1], number, Skill.CONTEXTUAL, recipe)
 

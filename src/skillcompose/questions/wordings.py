@@ -16,6 +16,15 @@ def references(relation: str, recipe: Recipe) -> list[str]:
     return list(words_of(relation, recipe).references)
 
 
+def asked(relation: str, split: str, recipe: Recipe, before: str = "") -> list[tuple[int, str]]:
+    """(number, wording) for one split. Behind a relation whose references are clauses none is a genitive: "the package
+    that X uses's owner" is no English."""
+    wordings = of_split(questions(relation, recipe), split)
+    if before and words_of(before, recipe).clausal:
+        wordings = [(number, wording) for number, wording in wordings if "{subject}'s" not in wording] or wordings
+    return wordings
+
+
 def of_split(wordings: Sequence[str], split: str) -> list[tuple[int, str]]:
     """(number, wording) for one split: all but the last two to train, then one each."""
     numbered = list(enumerate(wordings))

@@ -63,7 +63,9 @@ def proposal(knowledge: Path) -> str:
         raise KnowledgeBaseError(
             f"{knowledge}: no question needs both skills: one column must lead to rows of a table, whose other columns "
             "the model then knows. Add such a column, or write the recipe by hand.\n  "
-            + "\n  ".join(reasons or ["there is no table (CSV, JSON, XLSX, SQLite), and no document with fields or tables"])
+            + "\n  ".join(
+                reasons or ["there is no table (CSV, JSON, XLSX, SQLite), and no document with fields or tables"]
+            )
         )
     lines = ["facts:", _commented(f"  known: {KNOWN}", "subjects that the weights learn: those most often led to")]
     lines.append("  tables:")

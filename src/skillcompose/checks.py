@@ -171,7 +171,8 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
                 continue
             try:
-                columns[name] = columns_of(recipe.folder, name)
+                wanted = {r.column for r in recipe.facts.relations.values() if r.table == name} | {table.key}
+                columns[name] = columns_of(recipe.folder, name, wanted)
             except KnowledgeBaseError as error:
                 problems.append((f"facts.tables.{name}", str(error)))
                 continue

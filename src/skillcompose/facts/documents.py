@@ -41,28 +41,30 @@ def matching(folder: Path, name: str) -> list[Path]:
         return []
 
 
-def read_documents(folder: Path, name: str) -> list[Row]:
-    """The rows of a table made of documents.
+def read_documents(folder: Path, name: str) -> Iterator[Row]:
+    """The rows of a table made of documents, one document after another.
 
     Raises:
-        KnowledgeBaseError: A document cannot be read, or there is none.
+        KnowledgeBaseError: The only document cannot be read, or there is none.
     """
     heading = name.partition("#")[2]
     paths = matching(folder, name)
     if not paths:
         raise KnowledgeBaseError(f"table {name}: no document in {folder} has this name")
-    rows = []
+    some = False
     for path in paths:
         try:
             fields, tables = parse(folder, path)
         except Exception as error:
-            raise KnowledgeBaseError(
-                f"table {name}: {path.name} {reason(error)}; correct, remove or rename it"
-            ) from error
-        rows += tables.get(heading, []) if heading else fields
-    if heading and not rows:
+            if len(paths) > 1:  # named with its reason in passages.report.json; the others are still to be read
+                continue
+            why = f"table {name} {reason(error)}; correct, remove or rename the document"
+            raise KnowledgeBaseError(why) from error
+        rows = tables.get(heading, []) if heading else fields
+        some = some or bool(rows)
+        yield from rows
+    if heading and not some:
         raise KnowledgeBaseError(f"table {name}: no table or definition list below the heading {heading!r}")
-    return rows
 
 
 def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:

@@ -1,8 +1,12 @@
 """General wordings: what a column is called decides how it is asked about."""
 
+from pathlib import Path
+
 import pytest
 
+import skillcompose
 from skillcompose.english import general, row_noun, singular, spoken
+from skillcompose.questions.wordings import asked, referred
 
 PLAIN = ["spouse", "boss", "mentor", "employer", "city", "college", "hobby", "neighbour", "coach", "tenant", "dentist"]
 PLAIN += ["pet", "street", "owner", "office", "tier", "maintainer", "status", "address", "class", "basis", "gas"]
@@ -87,3 +91,16 @@ def test_only_plurals_become_singular() -> None:
     assert [singular(name) for name in kept] == kept
     assert [singular(n) for n in ("people", "criteria", "employee IDs")] == ["person", "criterion", "employee ID"]
     assert spoken("homepageUrl") == ["homepage", "URL"] and spoken("%") == ["%"]
+
+
+def test_a_clause_has_no_genitive_and_no_verb_behind_it(recipe_file: Path) -> None:
+    values = skillcompose.Recipe.from_yaml(recipe_file).model_dump(mode="json")
+    relations = values["facts"]["relations"]
+    relations["needs"] |= {"reference": []}
+    recipe = skillcompose.Recipe(**values)
+    alone = [wording for split in ("train", "validation", "test") for _, wording in asked("owner", split, recipe)]
+    behind = [w for split in ("train", "validation", "test") for _, w in asked("owner", split, recipe, "needs")]
+    assert len(alone) == 8 and len(behind) == 6
+    assert behind[-1].format(subject="what x needs") == "I would like to know the owner of what x needs."
+    assert not any("'s" in phrase for phrase in referred("owner", "train", recipe, "needs"))
+    assert len(asked("owner", "train", recipe, "size")) == 6, "behind a noun nothing changes"

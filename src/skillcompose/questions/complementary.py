@@ -16,7 +16,7 @@ from skillcompose.index import Retriever
 from skillcompose.prompts import normalise
 from skillcompose.questions.proof import Proof
 from skillcompose.questions.walks import Splits, ask
-from skillcompose.questions.wordings import asked, references, references_of_split
+from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.types import Fact, Level, Question, Skill
 
@@ -180,7 +180,8 @@ def level_of(path: str, trained: set[str]) -> Level:
 
 def worded(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
-    names = [references_of_split(references(fact.relation, recipe), split) for fact in walk[:-1]]
+    earlier = ["", *(fact.relation for fact in walk[:-1])]
+    names = [referred(fact.relation, split, recipe, before) for before, fact in zip(earlier, walk[:-1], strict=False)]
     wordings = [wording for _, wording in asked(walk[-1].relation, split, recipe, walk[-2].relation)]
     ways = list(product(wordings, product(*names)))
     chosen = rng.sample(ways, min(count, len(ways)))

@@ -11,7 +11,7 @@ from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalis
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
 from skillcompose.questions.wordings import asked as wordings_of
-from skillcompose.questions.wordings import references, references_of_split
+from skillcompose.questions.wordings import referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Passage, Question, Skill
 
@@ -58,7 +58,7 @@ def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Quest
     number, wording = rng.choice(
         wordings_of(walk[-1].relation, split, recipe, walk[0].relation if len(walk) > 1 else "")
     )
-    reference = rng.choice(references_of_split(references(walk[0].relation, recipe), split))
+    reference = rng.choice(referred(walk[0].relation, split, recipe))
     return ask(walk, wording, [reference][: len(walk) - 1], number, Skill.CONTEXTUAL, recipe)
 
 

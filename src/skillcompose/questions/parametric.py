@@ -6,7 +6,7 @@ from collections import defaultdict
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
-from skillcompose.questions.wordings import asked, references, references_of_split
+from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill
 
@@ -61,6 +61,6 @@ def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: ra
     for walk in walks:
         split = place[walk[0].object]
         wordings = asked(walk[1].relation, split, recipe, walk[0].relation)
-        names = references_of_split(references(walk[0].relation, recipe), split)
+        names = referred(walk[0].relation, split, recipe)
         for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):
             splits[split].append(ask(walk, wording, [rng.choice(names)], number, Skill.PARAMETRIC, recipe))

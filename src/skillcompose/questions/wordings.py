@@ -17,12 +17,21 @@ def references(relation: str, recipe: Recipe) -> list[str]:
 
 
 def asked(relation: str, split: str, recipe: Recipe, before: str = "") -> list[tuple[int, str]]:
-    """(number, wording) for one split. Behind a relation whose references are clauses none is a genitive: "the package
-    that X uses's owner" is no English."""
-    wordings = of_split(questions(relation, recipe), split)
-    if before and words_of(before, recipe).clausal:
-        wordings = [(number, wording) for number, wording in wordings if "{subject}'s" not in wording] or wordings
-    return wordings
+    """(number, wording) for one split. `before` is the relation whose reference stands for the subject, if one does."""
+    return of_split(_speakable(questions(relation, recipe), recipe, before), split)
+
+
+def referred(relation: str, split: str, recipe: Recipe, before: str = "") -> list[str]:
+    """The references for one split; `before` as above."""
+    return references_of_split(_speakable(references(relation, recipe), recipe, before), split)
+
+
+def _speakable(wordings: list[str], recipe: Recipe, before: str) -> list[str]:
+    """Without genitives and final verbs behind a clause, "the package that X uses"; all, if few would be left."""
+    if not before or not words_of(before, recipe).clausal:
+        return wordings
+    kept = [wording for wording in wordings if "{subject}'s" not in wording and not wording.endswith("{subject} has.")]
+    return kept if len(kept) > 2 else wordings
 
 
 def of_split(wordings: Sequence[str], split: str) -> list[tuple[int, str]]:

@@ -128,7 +128,7 @@ def general(relation: str, noun: str = "", backwards: bool = False) -> Words:
         # Quoted, because the value may be a whole description.
         claim = f"{verb[3]} {{subject}}" if verb else f'has the {name} "{{subject}}"'
         said = {"name": name, "noun": noun, "claim": claim}
-        refer = BACKWARDS_REFERENCE if verb else WITH_REFERENCE
+        refer: tuple[str, ...] = BACKWARDS_REFERENCE if verb else WITH_REFERENCE
         stated = f"{{object}} {verb[3]} {{subject}}." if verb else f"The {name} of {{object}} is {{subject}}."
         return Words(_filled(BACKWARDS, **said), _filled(refer, **said), f"The {noun} is {{object}}.", stated, True)
     if verb:
@@ -154,9 +154,11 @@ def general(relation: str, noun: str = "", backwards: bool = False) -> Words:
         if aux == "has":
             full = _with_article(rest)
             aux, bare = "does", f"have {full}"
-        asked = _filled(YES_OR_NO, Aux=aux.capitalize(), rest=bare, phrase=f"{words[0]} {full}")
+        answered = _filled(YES_OR_NO, Aux=aux.capitalize(), rest=bare, phrase=f"{words[0]} {full}")
         clause = f"whether {{subject}} {words[0]} {full}"
-        return Words(asked, (clause, f"the answer to {clause}"), f"Whether {{subject}} {words[0]} {full}: {{object}}.")
+        return Words(
+            answered, (clause, f"the answer to {clause}"), f"Whether {{subject}} {words[0]} {full}: {{object}}."
+        )
     name = singular(name)
     refer = _filled(NOUN_REFERENCE, name=name)
     return Words(_filled(NOUN, name=name), refer, f"The {name} of {{subject}} is {{object}}.")
@@ -187,7 +189,7 @@ def singular(name: str) -> str:
         return name
     if last[:-1].isupper() and last.endswith("s"):  # IDs
         return " ".join([*before, last[:-1]])
-    one = _inflect().singular_noun(last) if last.isascii() and last.isalpha() else False
+    one = str(_inflect().singular_noun(last) or "") if last.isascii() and last.isalpha() else ""
     # Both ways, because words that only look like plurals ("gas") come out as something else.
     return " ".join([*before, one]) if one and _inflect().plural_noun(one) == last else name
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.documents import Row
-from skillcompose.facts.entities import Entities
+from skillcompose.facts.entities import Entities, normalise
 from skillcompose.facts.sources import rows_of
 from skillcompose.pipeline import Work
-from skillcompose.prompts import normalise
 from skillcompose.recipe import Recipe, Relation, Table
 from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json, write_jsonl
 

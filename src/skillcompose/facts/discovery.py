@@ -77,16 +77,16 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         for column, values in cells[table.name].items():
             if column != table.key and not (is_document(table.name) and column in ("title", "document")):
                 single = [v for v in values if v and not (table.separator and table.separator in v)]
-                found = describe(column, single, table, keys)
+                described = describe(column, single, table, keys)
                 several = sum(map(bool, values)) - len(single)
-                if found.place == "index" and several:
-                    found.why += f"; {several} cells hold several values: retrieved, not asked for"
-                table.columns.append(found)
+                if described.place == "index" and several:
+                    described.why += f"; {several} cells hold several values: retrieved, not asked for"
+                table.columns.append(described)
     by_name = {table.name: table for table in tables}
     for table in tables:
-        for column in table.columns:
-            if column.leads_to:
-                by_name[column.leads_to].led_to_by.append(f"{table.name}: {column.name}")
+        for link in table.columns:
+            if link.leads_to:
+                by_name[link.leads_to].led_to_by.append(f"{table.name}: {link.name}")
     reached = {column.leads_to for table in tables for column in table.columns if column.leads_to}
     # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
     reached |= {table.name for table in tables for column in table.columns if column.reversed}

@@ -8,8 +8,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
-from skillcompose.prompts import normalise
+from skillcompose import prompts
+
+# The same names come again and again, and a table may have a hundred thousand of them.
+normalise = lru_cache(1 << 18)(prompts.normalise)
 
 
 def _set(words: str) -> frozenset[str]:
@@ -26,8 +30,10 @@ SHARE = 0.5  # of a column's values must be names, before the others are taken f
 
 def loose(name: str) -> str:
     """Without case, accents, punctuation and legal form; empty where too little is left."""
-    letters = unicodedata.normalize("NFKD", name.casefold().replace("&", " and "))
-    words = re.findall(r"\w+", "".join(c for c in letters if not unicodedata.combining(c)))
+    letters = name.casefold().replace("&", " and ")
+    if not letters.isascii():
+        letters = "".join(c for c in unicodedata.normalize("NFKD", letters) if not unicodedata.combining(c))
+    words = re.findall(r"\w+", letters)
     while len(words) > 1 and words[-1] in LEGAL:
         words.pop()
     return " ".join(words) if sum(c.isalpha() for word in words for c in word) >= LETTERS else ""
@@ -46,23 +52,27 @@ class Entities:
         self._names: dict[str, str] = {}
         """Normalised name -> entity, of rows and of what was linked to them."""
         self._alike: dict[str, list[str]] = defaultdict(list)
+        self._waiting: list[str] = []
+        """Entities that are not in `_alike` yet: most tables need none of it."""
         self._other = {normalise(alias): entity for entity, others in aliases.items() for alias in others}
         self._spelling: dict[str, str] = {}
         for table, names in keys.items():
-            found = {normalise(name): name for name in names if normalise(name)}
+            found: dict[str, str] = {}
+            for name in names:
+                found.setdefault(normalise(name), name)
+            found.pop("", None)
             new = [name for normal, name in found.items() if normal not in self._names]
-            own = Counter(loose(name) for name in found.values())
-            for name in new:
+            own = Counter(loose(name) for name in found.values()) if self._names else Counter[str]()
+            for name in new if self._names or self._other else ():
                 # Two rows of one table are two things, however alike they are spelled.
-                entity, why = self._guess(name) if own[loose(name)] == 1 else (None, "")
-                if entity is None and normalise(name) in self._other:
-                    entity, why = self._guess(name)
+                alone = own[loose(name)] == 1 or normalise(name) in self._other
+                entity, why = self._guess(name) if alone else (None, "")
                 if entity:
                     self._link(name, entity, f"key of {table}", why)
             for name in new:
                 if normalise(name) not in self._spelling:
                     self._names[normalise(name)] = name
-                    self._alike[loose(name)].append(name)
+                    self._waiting.append(name)
 
     def of(self, name: str) -> str:
         """The spelling of the entity that a name was linked to; the name as it is where there is none."""
@@ -81,8 +91,8 @@ class Entities:
         for normal, (entity, why) in guesses.items():
             if entity and (certain or normal in self._other):
                 self._link(unknown[normal], entity, where, why)
-            elif certain and len(self._alike.get(loose(unknown[normal]), ())) > 1:
-                self.ambiguous[unknown[normal]] = self._alike[loose(unknown[normal])]
+            elif certain and len(alike := self._spelled_like(unknown[normal])) > 1:
+                self.ambiguous[unknown[normal]] = alike
 
     @property
     def spellings(self) -> dict[str, str]:
@@ -93,8 +103,14 @@ class Entities:
         if normalise(name) in self._other:
             entity = self._other[normalise(name)]
             return self._names.get(normalise(entity), entity), "an alias of the recipe"
-        alike = self._alike.get(loose(name), []) if loose(name) else []
+        alike = self._spelled_like(name)
         return (alike[0], "differs in case, accents, punctuation or legal form") if len(alike) == 1 else (None, "")
+
+    def _spelled_like(self, name: str) -> list[str]:
+        for entity in self._waiting:
+            self._alike[loose(entity)].append(entity)
+        self._waiting = []
+        return self._alike.get(loose(name), []) if loose(name) else []
 
     def _link(self, name: str, entity: str, where: str, why: str) -> None:
         self._names[normalise(name)] = self._spelling[normalise(name)] = entity

@@ -34,8 +34,8 @@ def complementary_questions(
 ) -> Splits:
     asked_for = with_one_answer(facts)
     kept = set_aside(asked_for, rng)
-    free = [fact for fact in asked_for if fact.skill is Skill.PARAMETRIC or fact.key not in kept]
-    walks = two_source_walks(free, recipe)
+    usable = [fact for fact in asked_for if fact.skill is Skill.PARAMETRIC or fact.key not in kept]
+    walks = two_source_walks(usable, recipe)
     paths = choose_paths(recipe, walks)
     bridges = sorted({b for path in paths.values() for p in path for walk in walks.get(p, []) for b in between(walk)})
     rng.shuffle(bridges)

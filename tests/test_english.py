@@ -99,8 +99,8 @@ def test_a_clause_has_no_genitive_and_no_verb_behind_it(recipe_file: Path) -> No
     relations["needs"] |= {"reference": []}
     recipe = skillcompose.Recipe(**values)
     alone = [wording for split in ("train", "validation", "test") for _, wording in asked("owner", split, recipe)]
-    behind = [w for split in ("train", "validation", "test") for _, w in asked("owner", split, recipe, "needs")]
+    behind = [w for split in ("train", "validation", "test") for _, w in asked("owner", split, recipe, ["needs"])]
     assert len(alone) == 8 and len(behind) == 6
     assert behind[-1].format(subject="what x needs") == "I would like to know the owner of what x needs."
-    assert not any("'s" in phrase for phrase in referred("owner", "train", recipe, "needs"))
-    assert len(asked("owner", "train", recipe, "size")) == 6, "behind a noun nothing changes"
+    assert not any("'s" in phrase for phrase in referred("owner", "train", recipe, ["needs"]))
+    assert len(asked("owner", "train", recipe, ["size"])) == 6, "behind a noun nothing changes"

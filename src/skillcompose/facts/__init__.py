@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skillcompose.errors import KnowledgeBaseError
@@ -75,9 +75,8 @@ def extract(recipe: Recipe) -> Extraction:
             if len(found) > 1 and relation.place == "weights":
                 dropped[f"{name}: several objects for one subject"] += len(found)
                 continue
-            for fact in found.values():
-                several = f" = {fact.object}" if len(found) > 1 else ""
-                facts.append(Fact(f"{name}:{fact.subject}{several}", *_rest(fact)))
+            several = len(found) > 1
+            facts += (replace(fact, id=f"{fact.id} = {fact.object}") if several else fact for fact in found.values())
     if recipe.facts.known:
         facts = _without_unknown(facts, recipe.facts.known, dropped)
     return Extraction(facts, dropped, entities, _links(facts, keys, entities))
@@ -95,17 +94,13 @@ def _facts(
         key = entities.of(key)
         for value in values:
             subject, value = (value, key) if relation.reversed else (key, entities.of(value))
-            found.append(Fact("", subject, name, value, relation.skill, key, source))
+            found.append(Fact(f"{name}:{subject}", subject, name, value, relation.skill, key, source))
     return found
 
 
 def _values(cell: str, table: Table) -> list[str]:
     parts = cell.split(table.separator) if table.separator else [cell]
     return [part.strip() for part in parts if part.strip()]
-
-
-def _rest(fact: Fact) -> tuple[Any, ...]:
-    return fact.subject, fact.relation, fact.object, fact.skill, fact.key, fact.source
 
 
 def with_one_answer(facts: list[Fact]) -> list[Fact]:

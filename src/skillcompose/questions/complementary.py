@@ -180,9 +180,9 @@ def level_of(path: str, trained: set[str]) -> Level:
 
 def worded(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
-    earlier = ["", *(fact.relation for fact in walk[:-1])]
-    names = [referred(fact.relation, split, recipe, before) for before, fact in zip(earlier, walk[:-1], strict=False)]
-    wordings = [wording for _, wording in asked(walk[-1].relation, split, recipe, walk[-2].relation)]
+    before = [fact.relation for fact in walk[:-1]]
+    names = [referred(name, split, recipe, before[:number]) for number, name in enumerate(before)]
+    wordings = [wording for _, wording in asked(walk[-1].relation, split, recipe, before)]
     ways = list(product(wordings, product(*names)))
     chosen = rng.sample(ways, min(count, len(ways)))
     return [

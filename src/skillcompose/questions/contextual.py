@@ -55,9 +55,7 @@ def _titles(walk: Walk) -> list[str]:
 
 
 def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
-    number, wording = rng.choice(
-        wordings_of(walk[-1].relation, split, recipe, walk[0].relation if len(walk) > 1 else "")
-    )
+    number, wording = rng.choice(wordings_of(walk[-1].relation, split, recipe, [fact.relation for fact in walk[:-1]]))
     reference = rng.choice(referred(walk[0].relation, split, recipe))
     return ask(walk, wording, [reference][: len(walk) - 1], number, Skill.CONTEXTUAL, recipe)
 

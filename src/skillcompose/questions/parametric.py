@@ -60,7 +60,7 @@ def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: ra
     place = divide(sorted({walk[0].object for walk in walks}), rng)
     for walk in walks:
         split = place[walk[0].object]
-        wordings = asked(walk[1].relation, split, recipe, walk[0].relation)
+        wordings = asked(walk[1].relation, split, recipe, [walk[0].relation])
         names = referred(walk[0].relation, split, recipe)
         for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):
             splits[split].append(ask(walk, wording, [rng.choice(names)], number, Skill.PARAMETRIC, recipe))

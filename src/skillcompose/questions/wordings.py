@@ -16,19 +16,19 @@ def references(relation: str, recipe: Recipe) -> list[str]:
     return list(words_of(relation, recipe).references)
 
 
-def asked(relation: str, split: str, recipe: Recipe, before: str = "") -> list[tuple[int, str]]:
-    """(number, wording) for one split. `before` is the relation whose reference stands for the subject, if one does."""
+def asked(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[tuple[int, str]]:
+    """(number, wording) for one split. `before` are the relations whose references stand for the subject, if any do."""
     return of_split(_speakable(questions(relation, recipe), recipe, before), split)
 
 
-def referred(relation: str, split: str, recipe: Recipe, before: str = "") -> list[str]:
+def referred(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[str]:
     """The references for one split; `before` as above."""
     return references_of_split(_speakable(references(relation, recipe), recipe, before), split)
 
 
-def _speakable(wordings: list[str], recipe: Recipe, before: str) -> list[str]:
+def _speakable(wordings: list[str], recipe: Recipe, before: Sequence[str]) -> list[str]:
     """Without genitives and final verbs behind a clause, "the package that X uses"; all, if few would be left."""
-    if not before or not words_of(before, recipe).clausal:
+    if not any(words_of(name, recipe).clausal for name in before):
         return wordings
     kept = [wording for wording in wordings if "{subject}'s" not in wording and not wording.endswith("{subject} has.")]
     return kept if len(kept) > 2 else wordings

@@ -6,7 +6,10 @@ Each seed leaves `benchmarks/debian/seed-N.json` (what each rung got right, ques
 are there, the pooled claims are written to `results.json`; a claim names the seeds it stands on.
 """
 
+import json
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +27,27 @@ FOLDER = claims.ROOT / "benchmarks" / "debian"
 KEPT = ("rung", "question", "skill", "level", "hops", "bridge", "seen", "retrieved", "correct")
 
 
-def main() -> None:
+def main(
+    name: str = "debian", folder: Path = FOLDER, write: Callable[[list[dict[str, Any]]], None] | None = None
+) -> None:
+    """Measure the next seed of a recipe, then write the claims of all that are there."""
     start_again()
-    import logging
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    left = [seed for seed in SEEDS if not (FOLDER / f"seed-{seed}.json").is_file()]
+    left = [seed for seed in SEEDS if not (folder / f"seed-{seed}.json").is_file()]
     if left:
-        measure(left[0])
-    write_claims([read_json(path) for path in sorted(FOLDER.glob("seed-*.json"))])
+        measure(name, folder, left[0])
+    (write or write_claims)([read_json(path) for path in sorted(folder.glob("seed-*.json"))])
 
 
-def measure(seed: int) -> None:
-    recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / "debian.yaml", {"seed": seed})
-    run = skillcompose.train(recipe, claims.ROOT / "runs" / f"debian-{seed}", allow_unmastered=True)
-    import json
-
+def measure(name: str, folder: Path, seed: int) -> None:
+    recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / f"{name}.yaml", {"seed": seed})
+    run = skillcompose.train(recipe, claims.ROOT / "runs" / f"{name}-{seed}", allow_unmastered=True)
     text = (run.stage("evaluation") / "predictions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     seconds = {name: run.record(name)["seconds"] for name in STAGE_NAMES}  # type: ignore[index]
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     write_json(
-        FOLDER / f"seed-{seed}.json",
+        folder / f"seed-{seed}.json",
         {
             "seed": seed,
             "commit": claims.commit(),
@@ -61,21 +63,33 @@ def measure(seed: int) -> None:
     )
 
 
-def write_claims(seeds: list[dict[str, Any]]) -> None:
-    rows = [
+def answers(seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row an answer, with its seed."""
+    return [
         dict(zip(found["columns"], row, strict=True)) | {"seed": found["seed"]}
         for found in seeds
         for row in found["predictions"]
     ]
+
+
+def on_unseen_bridges(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in rows if r["skill"] == "complementary" and not r["seen"]]
+
+
+GAINS = {"gain_over_base_passages": "base_passages", "gain_over_start": "start"}
+
+
+def write_claims(seeds: list[dict[str, Any]]) -> None:
+    rows = answers(seeds)
     numbers = [found["seed"] for found in seeds]
-    unseen = [r for r in rows if r["skill"] == "complementary" and not r["seen"]]
+    unseen = on_unseen_bridges(rows)
 
     def claim(name: str, value: float, interval: list[float] | None = None, unit: str = "points") -> None:
         claims.write(f"debian.{name}", round(value, 1), unit, COMMAND, numbers, interval)
 
     composed, interval = claims.score(unseen, ["composed"])
     claim("composed", composed, interval, "% exact match")
-    for name, other in (("gain_over_base_passages", "base_passages"), ("gain_over_start", "start")):
+    for name, other in GAINS.items():
         claim(name, *claims.score(unseen, ["composed", other]))
     full, interval = claims.score(unseen, ["full_rag_contextual"])
     claim("full_rag", full, interval, "% exact match")

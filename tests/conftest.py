@@ -219,7 +219,7 @@ def recipe_file(
             "replay": {"rows": 4},
             "validate_steps": 2,
         },
-        "evaluation": {"questions": 3, "ladder": 2, "atomic": 3},
+        "evaluation": {"questions": 3, "ladder": 2, "atomic": 3, "probes": 2},
     }
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))

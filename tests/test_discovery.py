@@ -90,7 +90,7 @@ def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_
     assert recipe.facts.tables["odd.csv"].key == "No"
     assert recipe.folder == company.resolve()
     assert not (tmp_path / "project" / "knowledge").exists()
-    facts, _ = extract(recipe)
+    facts = extract(recipe).facts
     assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team", "team_name"}
     assert all("@" not in f.object for f in facts if f.skill is Skill.PARAMETRIC)
     assert [name for name, relation in recipe.facts.relations.items() if relation.sensitive] == ["contact"]
@@ -98,7 +98,8 @@ def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_
 
 def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Path) -> None:
     path = write_project(tmp_path / "project", company)
-    facts, dropped = extract(skillcompose.Recipe.from_yaml(path, {"facts.known": 4}))
+    found = extract(skillcompose.Recipe.from_yaml(path, {"facts.known": 4}))
+    facts, dropped = found.facts, found.dropped
     known = {f.subject for f in facts if f.skill is Skill.PARAMETRIC}
     assert known == set(PRODUCTS[:4]), "sixteen customers use twelve products: the first four twice"
     assert dropped["team: not one of the 4 known subjects"] == 8

@@ -70,7 +70,8 @@ def test_facts_are_placed_by_their_relation_and_ambiguous_subjects_are_counted(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
-    facts, dropped = extract(recipe)
+    found = extract(recipe)
+    facts, dropped = found.facts, found.dropped
     sizes = [f for f in facts if f.relation == "size"]
     assert len(sizes) == 12 and all(f.skill is Skill.PARAMETRIC for f in sizes)
     kinds = [f for f in facts if f.relation == "kind"]
@@ -78,13 +79,13 @@ def test_facts_are_placed_by_their_relation_and_ambiguous_subjects_are_counted(
     assert dropped["needs: empty cell"] > 0
     text = recipe_file.read_text().replace("column: size", "column: size\n      reversed: true")
     (tmp_path / "r.yaml").write_text(text)
-    _, dropped = extract(skillcompose.Recipe.from_yaml(tmp_path / "r.yaml"))
+    dropped = extract(skillcompose.Recipe.from_yaml(tmp_path / "r.yaml")).dropped
     assert dropped["size: several objects for one subject"] == 12
 
 
 def test_passages_that_state_a_weights_fact_are_removed(recipe_file: Path) -> None:
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
-    facts, _ = extract(recipe)
+    facts = extract(recipe).facts
     leak = Passage("1", "Notes", "brol belongs to Ann Lee, they say.", "n.md", "Notes")
     fine = Passage("2", "brol", "brol is a program.", "n.md", "brol")
     compiled, removed = compile_passages([leak, fine], facts, recipe)

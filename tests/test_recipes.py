@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import skillcompose
+from skillcompose.facts import extract
 from skillcompose.run import STAGE_NAMES
 from skillcompose.starter import write_project
 from skillcompose.types import Level, Question, read_json, read_jsonl
@@ -39,7 +40,9 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", ["quickstart", "debian", "own-folder", "biographies-cpu", "biographies-paper"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "debian", "debian-full", "own-folder", "biographies-cpu", "biographies-paper"]
+)
 def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model: Path, embedder: Path) -> None:
     path = write_project(tmp_path / "project") if name == "own-folder" else ROOT / "recipes" / f"{name}.yaml"
     overrides = TINY | {"model": str(tiny_model), "index.embedder": str(embedder), "index.min_recall": 0.0}
@@ -49,6 +52,9 @@ def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model
         overrides |= {"composition.grpo.per_device_train_batch_size": 8, "composition.replay.rows": 8}
     if name == "debian":  # its table at full size gives the tiny model's long prompts too much to read
         overrides["facts.tables"] = {"owners.csv": {"key": "package", "limit": 60}, "packages.csv": {"key": "package"}}
+    if name == "debian-full":
+        overrides |= {"facts.known": 60, "max_answer_tokens": 200, "composition.replay.rows": 8}
+        overrides |= {"composition.grpo.per_device_train_batch_size": 8}
     recipe = skillcompose.Recipe.from_yaml(path, overrides)
     run = skillcompose.train(recipe, tmp_path / "run", allow_unmastered=True)
     assert all(run.record(stage) for stage in STAGE_NAMES)
@@ -96,6 +102,44 @@ def test_long_paths_have_unseen_bridges_only_or_seen_ones(tmp_path: Path, tiny_m
         assert len(set(been)) == len(been) == question.hops + 1
     levels = Counter(q.level for q in unseen)
     assert all(levels[level] >= 200 for level in Level), levels
+
+
+def test_the_full_slice_is_asked_about_in_general_words_only() -> None:
+    recipe = skillcompose.Recipe.from_yaml(ROOT / "recipes" / "debian-full.yaml")
+    relations = recipe.facts.relations.values()
+    assert not any(r.questions or r.reference or r.statement or r.passage for r in relations)
+    facts = extract(recipe)
+    known = {fact.subject for fact in facts.facts if fact.relation == "maintainer"}
+    assert len(known) == 300
+    assert facts.links["maintainer"].endswith("name rows of maintainers.csv")
+    assert facts.links["section"] == "8 of 8 name rows of sections.csv"
+
+
+def test_the_full_slice_is_derived_from_its_source(tmp_path: Path) -> None:
+    """`debian_full_build.py` on a table of three packages: what joins, what is known, several values in one cell."""
+    for name in ("debian_build.py", "debian_full_build.py"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    source = tmp_path / "source"
+    (source / "descriptions").mkdir(parents=True)
+    header = "package,version,section,maintainer,built_from_source,homepage,depends,recommends,suggests"
+    header += ",tag_role,tag_interface,tag_implemented-in,tag_use"
+    rows = [
+        "abook,1:0.6.1~git2-2+b1,mail,Rhonda,,http://abook.org/,,,,program,text-mode;shell,c,",
+        "zzz,2.0-1,mail,Sleep Team,,,abook,,,,,,",
+        "yyy,2.0-1,vcs,Sleep Team,,,abook;zzz,,,,,,",
+    ]
+    (source / "packages.csv").write_text("\n".join([header, *rows]) + "\n")
+    for name in ("abook", "zzz", "yyy"):
+        (source / "descriptions" / f"{name}.md").write_text(f"# {name}\n\nwhat {name[0]} is made for. More.\n")
+    command = [sys.executable, str(tmp_path / "debian_full_build.py"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    packages = (tmp_path / "debian-full" / "packages.csv").read_text().splitlines()
+    assert "abook,what a is made for,,,,Rhonda,0.6.1," in packages
+    assert any(line.startswith("yyy,what y is made for,abook;zzz,") for line in packages)
+    maintainers = (tmp_path / "debian-full" / "maintainers.csv").read_text()
+    assert "Sleep Team,mail,2,team" in maintainers and "Rhonda,mail,1,person" in maintainers
+    assert "- Interface: text-mode, shell" in (tmp_path / "debian-full" / "documents" / "mail.md").read_text()
 
 
 def test_the_slice_is_rebuilt_from_its_source(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def measure(run: Run) -> Run:
     recipe = skillcompose.Recipe.from_yaml(
         source, {f"questions.{name}": settings[name] for name in ("profiles", "wordings")} | {"seed": seed}
     )
-    facts = [fact for fact in extract(recipe)[0] if fact.relation in RELATIONS]
+    facts = [fact for fact in extract(recipe).facts if fact.relation in RELATIONS]
     splits = parametric_questions(facts, recipe, random.Random(seed))
     rows = splits["train"]
     base = resolve(recipe.model)

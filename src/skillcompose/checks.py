@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from skillcompose.builtin import BUILTIN
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.recipe import MODELS, Recipe, path_relations
-from skillcompose.tables import columns as table_columns
 from skillcompose.tables import table_names
 
 OWNED = {
@@ -163,6 +162,10 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         recipe.source.parent,
     )
     problems += _check_reward(recipe)
+    # Not above: it imports what reads a recipe.
+    from skillcompose.facts.documents import is_document
+    from skillcompose.facts.sources import columns_of
+
     columns: dict[str, list[str]] = {}
     if not recipe.folder.is_dir():
         problems.append(("knowledge_base", f"{recipe.knowledge_base!r} is not a folder beside the recipe"))
@@ -171,11 +174,12 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         for name, table in recipe.facts.tables.items():
             files = (recipe.folder / name, recipe.folder / name.rpartition("#")[0])
             # A file that is there and cannot be read has a reason of its own.
-            if name not in tables and not any(file.is_file() for file in files):
+            if name not in tables and not is_document(name) and not any(file.is_file() for file in files):
                 problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
                 continue
             try:
-                columns[name] = table_columns(recipe.folder, name)
+                wanted = {r.column for r in recipe.facts.relations.values() if r.table == name} | {table.key}
+                columns[name] = columns_of(recipe.folder, name, wanted)
             except KnowledgeBaseError as error:
                 problems.append((f"facts.tables.{name}", str(error)))
                 continue
@@ -188,6 +192,13 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             re.compile(pattern)
         except re.error as error:
             problems.append((f"facts.sensitive.{number}", f"{pattern!r} is no regular expression: {error}"))
+    owners: dict[str, str] = {}
+    for entity, others in recipe.facts.aliases.items():
+        for alias in others:
+            if owners.setdefault(alias.casefold(), entity) != entity:
+                problems.append(
+                    (f"facts.aliases.{entity}", f"{alias!r} is an alias of {owners[alias.casefold()]!r} too")
+                )
     for name, relation in recipe.facts.relations.items():
         place = f"facts.relations.{name}"
         if relation.table not in recipe.facts.tables:
@@ -197,6 +208,9 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         elif relation.table in columns and relation.column not in columns[relation.table]:
             hint = _nearest(relation.column, columns[relation.table])
             problems.append((f"{place}.column", f"no column {relation.column!r}" + hint))
+        if relation.leads_to and relation.leads_to not in recipe.facts.tables:
+            hint = _nearest(relation.leads_to, recipe.facts.tables)
+            problems.append((f"{place}.leads_to", f"no table {relation.leads_to!r}" + hint))
         if relation.sensitive and relation.place == "weights":
             problems.append((f"{place}.sensitive", "what the weights learn cannot be sensitive; place it in the index"))
         if 0 < len(relation.questions) < 3:

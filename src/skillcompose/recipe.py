@@ -19,14 +19,18 @@ class Section(BaseModel):
 
 
 class Table(Section):
-    """A table of the knowledge base, named by its file: `products.csv`, `book.xlsx#Sheet`, `data.sqlite#table`."""
+    """A table of the knowledge base, named by its file: `products.csv`, `book.xlsx#Sheet`, `data.sqlite#table`.
+
+    Documents are tables too. `services/*.md` has a row for each heading with fields (front matter, `Owner: Ann`,
+    definition lists); its columns are the fields in lower case, `title` and `document`. `handbook.md#Contacts` is the
+    table, or the definition list, below that heading."""
 
     key: str
     """Column that names the row."""
     limit: int | None = Field(None, ge=1)
     """Use the first N rows only."""
     separator: str = ""
-    """Stands between several values of one cell; such a cell gives no fact, because a question needs one answer."""
+    """Stands between several values of one cell. The index gets all of them; no question asks for one of several."""
 
 
 class Relation(Section):
@@ -40,13 +44,15 @@ class Relation(Section):
     """Where facts of this relation live: `weights` (parametric skill) or `index` (contextual skill)."""
     reversed: bool = False
     """The cell is the subject and the row's key the object (described as S -> name)."""
+    leads_to: str = ""
+    """The table whose rows the cells name. General wordings then call them by its key, "the product that X uses"."""
     sensitive: bool = False
     """Retrieved, but in no row that anything is trained on; only for `index`."""
     questions: list[str] = Field(default_factory=list)
     """Wordings with {subject}; the last two are held out for validation and test. At least three, or none: then
     general ones are made of the relation's name."""
     statement: str = ""
-    """One hop of an answer, with {subject} and {object}; "The NAME of {subject} is {object}." when empty."""
+    """One hop of an answer, with {subject} and {object}; made of the relation's name when empty."""
     passage: str = ""
     """The sentence written into the index; the statement when empty."""
     reference: list[str] = Field(default_factory=list)
@@ -85,7 +91,9 @@ class Facts(Section):
     sensitive: list[str] = Field(default_factory=list)
     """Regular expressions of what no training row may hold (phone numbers, account numbers)."""
     known: int | None = Field(None, ge=1)
-    """Put only the facts about so many subjects into the weights: those that index facts lead to most often."""
+    """Facts of so many subjects go into the weights: those most often led to by the index, and what these lead to."""
+    aliases: dict[str, list[str]] = Field(default_factory=dict)
+    """Entity -> its other names. Spellings that differ in case, punctuation or legal form are found without them."""
 
 
 MODELS = ("embedder", "sparse", "rerank")
@@ -214,6 +222,8 @@ class Evaluation(Section):
     """For each level, of the rungs that carry no target: the untuned model, each adapter, the exact sum, full RAG."""
     atomic: int = Field(100, ge=1)
     """Test questions for each atomic skill and number of hops."""
+    probes: int = Field(0, ge=0)
+    """Known facts asked the other way round, and atomic questions reworded by rule: so many of each, tested only."""
 
 
 class Recipe(Section):

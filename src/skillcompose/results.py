@@ -68,14 +68,24 @@ def ladder_table(metrics: dict[str, Any]) -> list[list[str]]:
 
 def as_shown(folder: Path) -> str:
     """What the command line prints of a finished evaluation."""
-    advice = read_json(folder / "breaks.json")["composed"]["advice"]
+    advice, metrics = read_json(folder / "breaks.json")["composed"]["advice"], read_json(folder / "metrics.json")
     parts = [
         "Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].",
-        as_text(ladder_table(read_json(folder / "metrics.json"))),
-        *([advice] if advice else []),
+        as_text(ladder_table(metrics)),
+        probes_text(metrics),
+        advice,
         f"Report: {folder / 'report.html'}",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def probes_text(metrics: dict[str, Any]) -> str:
+    """A line for each kind of probe that was asked; empty when none was."""
+    lines = []
+    for kind in ("reversed", "reworded"):
+        shares = [f"{label} {percent(metrics[r][kind])}" for r, label in RUNGS.items() if kind in metrics.get(r, {})]
+        lines += [f"{kind} probes: {', '.join(shares)}"] if shares else []
+    return "\n".join(lines)
 
 
 def as_text(rows: list[list[str]]) -> str:

@@ -4,7 +4,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +16,8 @@ from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
 from skillcompose.prompts import chat, prompt
-from skillcompose.types import Level, Passage, Question, Record, Skill, read_jsonl
+from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
+from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_jsonl
 
 EXAMPLES = 2
 
@@ -74,6 +75,14 @@ class TestSet:
             tests = read_jsonl(folder / f"{skill}.test.jsonl", Question)
             by_hops = [[q for q in tests if q.hops == hops] for hops in (1, 2)]
             self.atomic[skill] = [q for group in by_hops for q in rng.sample(group, min(counts.atomic, len(group)))]
+        self.probes: dict[str, list[Question]] = {}
+        if counts.probes:
+            facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
+            rng = random.Random(f"probes {work.recipe.seed}")
+            self.probes[REVERSED] = reversed_probes(facts, work.recipe, counts.probes, rng)
+            self.probes[REWORDED] = [
+                q for skill in ATOMIC for q in reworded(self.atomic[skill], counts.probes // 2 or 1, rng)
+            ]
 
     @property
     def everything(self) -> list[Question]:
@@ -116,6 +125,10 @@ class Ladder:
         done += self._rung("exact_sum", "exact_sum", few)
         for name in ("start", "composed"):
             done += self._rung(name, name, self.tests.everything)
+        for kind, asked in self.tests.probes.items():
+            for name in (*ATOMIC, "start", "composed"):
+                own = [q for q in asked if name not in ATOMIC or q.skill == name]
+                done += [replace(p, skill=kind) for p in self._rung(name, name, own)] if own else []
         return done + self._full_rag()
 
     def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:

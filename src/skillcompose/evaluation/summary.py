@@ -5,6 +5,7 @@ from typing import Any
 
 from skillcompose.evaluation.ladder import Prediction
 from skillcompose.metrics import bootstrap
+from skillcompose.questions.probes import PROBES
 from skillcompose.results import RUNGS
 from skillcompose.types import Level, Skill
 
@@ -29,7 +30,8 @@ def macro(cells: Sequence[dict[str, Any] | None]) -> float | None:
 
 
 def summarise(predictions: list[Prediction]) -> dict[str, Any]:
-    """`{rung: {"unseen": {level: cell, "macro"}, "seen", "retrieved", "parametric": [1 hop, 2 hops], ...}}`."""
+    """`{rung: {"unseen": {level: cell, "macro"}, "seen", "retrieved", "parametric": [1 hop, 2 hops], ...,
+    "reversed": cell, "reworded": cell}}`."""
     metrics: dict[str, Any] = {}
     for rung in RUNGS:
         own = [p for p in predictions if p.rung == rung]
@@ -48,6 +50,7 @@ def summarise(predictions: list[Prediction]) -> dict[str, Any]:
             rows = [cell([p for p in own if p.skill == skill and p.hops == hops]) for hops in (1, 2)]
             if any(rows):
                 found[skill.value] = rows
+        found |= {kind: asked for kind in PROBES if (asked := cell([p for p in own if p.skill == kind]))}
         if found:
             metrics[rung] = found
     return metrics

@@ -1,4 +1,4 @@
-"""Tables -> a proposal for the recipe's `facts`: keys, links between tables, and where each column's facts live.
+"""Tables and documents -> a proposal for the recipe's `facts`: keys, links, and where each column's facts live.
 
 The rules are few and each leaves its reason behind, so that a person can read the proposal and change it:
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import mean, median
 
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts.documents import is_document, proposed
+from skillcompose.facts.entities import loose
 from skillcompose.prompts import normalise
 from skillcompose.tables import read_table, table_names
 
@@ -52,32 +54,39 @@ class Table:
     rows: int
     separator: str = ""
     columns: list[Column] = field(default_factory=list)
+    led_to_by: list[str] = field(default_factory=list)
+    """Columns whose values name its rows."""
 
 
 def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
-    """The tables that give facts, and the others with the reason why not."""
+    """The tables that give facts, of files and of documents, and the others with the reason why not."""
     cells: dict[str, dict[str, list[str]]] = {}
     left_out: dict[str, str] = {}
     tables: list[Table] = []
-    for name in table_names(folder):
-        try:
-            rows = [row for _, row in read_table(folder, name, MAX_ROWS)]
-        except KnowledgeBaseError as error:
-            left_out[name] = str(error)
-            continue
-        columns = {column: [row.get(column, "").strip() for row in rows] for column in (rows[0] if rows else {})}
+    for name, rows in _all_rows(folder, left_out).items():
+        named = dict.fromkeys(column for row in rows for column in row)
+        columns = {column: [row.get(column, "").strip() for row in rows] for column in named}
         key = guess_key(name, columns)
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"
             continue
         cells[name] = columns
         tables.append(Table(name, key, len(rows), guess_separator(columns)))
-    keys = {table.name: {normalise(value) for value in cells[table.name][table.key]} for table in tables}
+    keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
-            if column != table.key:
+            if column != table.key and not (is_document(table.name) and column in ("title", "document")):
                 single = [v for v in values if v and not (table.separator and table.separator in v)]
-                table.columns.append(describe(column, single, table, keys))
+                described = describe(column, single, table, keys)
+                several = sum(map(bool, values)) - len(single)
+                if described.place == "index" and several:
+                    described.why += f"; {several} cells hold several values: retrieved, not asked for"
+                table.columns.append(described)
+    by_name = {table.name: table for table in tables}
+    for table in tables:
+        for link in table.columns:
+            if link.leads_to:
+                by_name[link.leads_to].led_to_by.append(f"{table.name}: {link.name}")
     reached = {column.leads_to for table in tables for column in table.columns if column.leads_to}
     # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
     reached |= {table.name for table in tables for column in table.columns if column.reversed}
@@ -86,6 +95,24 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     for table in tables:
         _place_the_rest(table, cells[table.name], table.name in reached)
     return tables, left_out
+
+
+def _all_rows(folder: Path, left_out: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    """Every table that can be read; those made of documents only with as many rows as make questions."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for name in table_names(folder):
+        try:
+            found[name] = [row for _, row in read_table(folder, name, MAX_ROWS)]
+        except KnowledgeBaseError as error:
+            left_out[name] = str(error)
+    in_documents, unread = proposed(folder)
+    left_out |= unread
+    found |= {
+        name: [cells for _, cells in rows[:MAX_ROWS]] for name, rows in in_documents.items() if len(rows) >= LEAST
+    }
+    if small := [f"{name} ({len(rows)})" for name, rows in in_documents.items() if len(rows) < LEAST]:
+        left_out[f"{len(small)} in documents"] = f"fewer than {LEAST} rows: {', '.join(small[:5])}"
+    return found
 
 
 def _place_the_rest(table: Table, cells: dict[str, list[str]], reached: bool) -> None:
@@ -153,9 +180,9 @@ def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str
     elif private:
         column.place, column.why = "index", "private: retrieved, and in no training row"
         column.sensitive = True
-    elif (target := _target(distinct, table, keys)) and not _numbers(values):
+    elif (target := _target(folded := Counter(map(fold, values)), table, keys)) and not _numbers(values):
         column.place, column.leads_to = "index", target
-        shared = sum(count for value, count in distinct.items() if value in keys[target])
+        shared = sum(count for value, count in folded.items() if value in keys[target])
         column.why = f"a link: {shared} of {len(values)} values name rows of {target}"
     elif _words(name) & CHANGING or _numbers(values):
         column.place, column.why = "index", "changes, or is a number: kept where it can be replaced"
@@ -163,6 +190,11 @@ def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str
         column.place, column.reversed = "index", True
         column.why = "no two rows have the same: each value stands for its row"
     return column
+
+
+def fold(name: str) -> str:
+    """The form in which a value is compared with keys: as linking will."""
+    return loose(name) or normalise(name)
 
 
 def _words(name: str) -> set[str]:

@@ -8,13 +8,16 @@ from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
 from skillcompose.prompts import mentions, normalise
 from skillcompose.recipe import Recipe
-from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json
+from skillcompose.types import Fact, Passage, Skill, read_json, read_jsonl, write_json
 
 __all__ = ["Retriever", "compile_passages", "run"]
 
 
 def run(work: Work) -> None:
     passages = read_jsonl(work.read("passages") / "passages.jsonl", Passage)
+    # A heading that spells a row otherwise gets the row's name: facts and passages meet by it.
+    spellings = read_json(work.read("facts") / "entities.json")
+    passages = [replace(p, title=spellings.get(normalise(p.title), p.title)) for p in passages]
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
     compiled, removed = compile_passages(passages, facts, work.recipe)
     beside = work.recipe.source.parent

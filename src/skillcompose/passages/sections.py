@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
 
 HEADING = re.compile(r"^(#{1,6})\s+(\S.*)$")
 ANCHOR = re.compile(r"\{#([^{}\s]+)\}$")
@@ -9,11 +12,14 @@ ANCHOR = re.compile(r"\{#([^{}\s]+)\}$")
 
 @dataclass
 class Section:
-    """`marks` are (offset in the text, anchor): what stands behind an offset is at its anchor."""
+    """`marks` are (offset in the text, anchor): what stands behind an offset is at its anchor. `line` is that of the
+    text's first line; `matter` what front matter says, in the section that it makes."""
 
     trail: list[str]
     text: str = ""
     marks: list[tuple[int, str]] = field(default_factory=list)
+    line: int = 1
+    matter: dict[str, Any] = field(default_factory=dict)
 
     def anchor_at(self, offset: int) -> str:
         return next((anchor for start, anchor in reversed(self.marks) if start <= offset), "")
@@ -22,14 +28,18 @@ class Section:
 def sections(text: str, name: str) -> list[Section]:
     """Sections with text in it; `name` heads what stands before the first heading.
 
-    Headings inside code fences are text. `{#anchor}` behind a heading, or alone in a line, is where it stands.
+    Headings inside code fences are text. `{#anchor}` behind a heading, or alone in a line, is where it stands. Front
+    matter is a section under the document's title: the one that it gives, or the first heading.
     """
-    found = [Section([name])]
+    matter, after = front_matter(text)
+    said_so = text.splitlines()[1 : after - 1]
+    found = [Section([name], "\n".join(said_so), line=2, matter=matter)] if matter else []
+    found.append(Section([name], line=after + 1))
     lines: list[str] = []
     length = 0
     trail: list[tuple[int, str]] = []
     fence = ""
-    for line in [*text.splitlines(), "# end"]:
+    for number, line in enumerate([*text.splitlines()[after:], "# end"], after + 1):
         mark = re.match(r"\s*(```|~~~)", line)
         if mark:
             fence = "" if fence == mark.group(1) else fence or mark.group(1)
@@ -45,7 +55,7 @@ def sections(text: str, name: str) -> list[Section]:
             level = len(heading.group(1))
             trail = [(depth, other) for depth, other in trail if depth < level] + [(level, title or name)]
             marks = [(0, anchor.group(1))] if anchor else []
-            found.append(Section([title for _, title in trail], marks=marks))
+            found.append(Section([title for _, title in trail], marks=marks, line=number + 1))
         elif anchor and not said:
             found[-1].marks.append((length if any(map(str.strip, lines)) else 0, anchor.group(1)))
         else:
@@ -53,4 +63,18 @@ def sections(text: str, name: str) -> list[Section]:
             length += len(line) + 1
     if fence:  # never closed: what follows it is text all the same
         found[-1].text = "\n".join(lines[:-1])
+    if matter:
+        headings = [section.trail[-1] for section in found[2:] if section.trail != ["end"]]
+        found[0].trail = [str(matter.get("title") or next(iter(headings), name))]
     return [section for section in found if section.text.strip()]
+
+
+def front_matter(text: str) -> tuple[dict[str, Any], int]:
+    """What stands between `---` lines at a document's beginning, all scalars as text, and how many lines that takes."""
+    found = re.match(r"---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|$)", text, re.S)
+    try:
+        # The base loader keeps `yes`, 1.10 and dates as they are written.
+        matter = yaml.load(found.group(1), yaml.BaseLoader) if found else None
+    except yaml.YAMLError:
+        matter = None
+    return (matter, found.group().rstrip("\n").count("\n") + 1) if found and isinstance(matter, dict) else ({}, 0)

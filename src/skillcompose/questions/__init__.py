@@ -9,6 +9,7 @@ import random
 from collections import Counter
 
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
@@ -35,7 +36,7 @@ def run(work: Work) -> None:
     )
     reserved = {fact_id for split in complementary.values() for q in split for fact_id in q.fact_ids}
     contextual = contextual_questions(facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"))
-    parametric = parametric_questions(facts, recipe, random.Random(f"parametric {recipe.seed}"))
+    parametric = parametric_questions(with_one_answer(facts), recipe, random.Random(f"parametric {recipe.seed}"))
     redaction = Redaction(facts, recipe)
     for splits in (parametric, contextual, complementary):
         # Validation too: it decides what is kept of training.

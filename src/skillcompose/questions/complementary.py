@@ -11,11 +11,12 @@ from dataclasses import replace
 from itertools import product
 from math import ceil
 
+from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import normalise
 from skillcompose.questions.proof import Proof
 from skillcompose.questions.walks import Splits, ask
-from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.types import Fact, Level, Question, Skill
 
@@ -31,8 +32,10 @@ Walk = tuple[Fact, ...]
 def complementary_questions(
     facts: list[Fact], recipe: Recipe, retriever: Retriever, rng: random.Random, dropped: Counter[str]
 ) -> Splits:
-    kept = set_aside(facts, rng)
-    walks = two_source_walks([fact for fact in facts if fact.skill is Skill.PARAMETRIC or fact.key not in kept], recipe)
+    asked_for = with_one_answer(facts)
+    kept = set_aside(asked_for, rng)
+    usable = [fact for fact in asked_for if fact.skill is Skill.PARAMETRIC or fact.key not in kept]
+    walks = two_source_walks(usable, recipe)
     paths = choose_paths(recipe, walks)
     bridges = sorted({b for path in paths.values() for p in path for walk in walks.get(p, []) for b in between(walk)})
     rng.shuffle(bridges)
@@ -57,13 +60,13 @@ def complementary_questions(
         most = max(map(len, kept_walks), default=0)
         for path_walks in kept_walks:
             count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
-            asked = [q for walk in path_walks for q in worded(walk, split, count, recipe, rng)]
-            splits[split] += proof.keep(asked, dropped)
+            made = [q for walk in path_walks for q in worded(walk, split, count, recipe, rng)]
+            splits[split] += proof.keep(made, dropped)
     seen = {bridge for q in splits["train"] for bridge in q.bridges}
     trained = set(paths["train"])
-    for split, asked in splits.items():
+    for split, kept_questions in splits.items():
         splits[split] = [
-            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in asked
+            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in kept_questions
         ]
     # Tested bridges are unseen (in no training and no validation question) or trained on; nothing in between.
     splits["test"] = [q for q in splits["test"] if q.seen or unseen.issuperset(q.bridges)]
@@ -177,8 +180,9 @@ def level_of(path: str, trained: set[str]) -> Level:
 
 def worded(walk: Walk, split: str, count: int, recipe: Recipe, rng: random.Random) -> list[Question]:
     """At most so many questions that walk the same way, each worded differently."""
-    names = [references_of_split(references(fact.relation, recipe), split) for fact in walk[:-1]]
-    wordings = [wording for _, wording in of_split(questions(walk[-1].relation, recipe), split)]
+    before = [fact.relation for fact in walk[:-1]]
+    names = [referred(name, split, recipe, before[:number]) for number, name in enumerate(before)]
+    wordings = [wording for _, wording in asked(walk[-1].relation, split, recipe, before)]
     ways = list(product(wordings, product(*names)))
     chosen = rng.sample(ways, min(count, len(ways)))
     return [

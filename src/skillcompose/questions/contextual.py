@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
+from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
-from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.questions.wordings import asked as wordings_of
+from skillcompose.questions.wordings import referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Passage, Question, Skill
 
@@ -23,7 +25,7 @@ def contextual_questions(
     facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
 ) -> Splits:
     """Reading questions about facts that no complementary question uses, split by row."""
-    free = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
+    free = [fact for fact in with_one_answer(facts) if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
     place = divide(sorted({fact.key for fact in free}), rng)
     walks = [[fact] for fact in free] + list(chains(free))
     held = {name: [walk for walk in walks if {place[fact.key] for fact in walk} == {name}] for name in SHARES}
@@ -53,8 +55,8 @@ def _titles(walk: Walk) -> list[str]:
 
 
 def _worded(walk: Walk, split: str, recipe: Recipe, rng: random.Random) -> Question:
-    number, wording = rng.choice(of_split(questions(walk[-1].relation, recipe), split))
-    reference = rng.choice(references_of_split(references(walk[0].relation, recipe), split))
+    number, wording = rng.choice(wordings_of(walk[-1].relation, split, recipe, [fact.relation for fact in walk[:-1]]))
+    reference = rng.choice(referred(walk[0].relation, split, recipe))
     return ask(walk, wording, [reference][: len(walk) - 1], number, Skill.CONTEXTUAL, recipe)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
-from skillcompose.questions.wordings import of_split, questions, references, references_of_split
+from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill
 
@@ -19,7 +19,7 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
     splits: Splits = {split: [] for split in SHARES}
     for fact in known:
         for split in splits:
-            wordings = of_split(questions(fact.relation, recipe), split)
+            wordings = asked(fact.relation, split, recipe)
             for number, wording in rng.sample(wordings, min(recipe.questions.wordings, len(wordings))):
                 splits[split].append(ask([fact], wording, (), number, Skill.PARAMETRIC, recipe))
     splits["train"] += _profiles(known, recipe, rng)
@@ -60,7 +60,7 @@ def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: ra
     place = divide(sorted({walk[0].object for walk in walks}), rng)
     for walk in walks:
         split = place[walk[0].object]
-        wordings = of_split(questions(walk[1].relation, recipe), split)
-        names = references_of_split(references(walk[0].relation, recipe), split)
+        wordings = asked(walk[1].relation, split, recipe, [walk[0].relation])
+        names = referred(walk[0].relation, split, recipe)
         for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):
             splits[split].append(ask(walk, wording, [rng.choice(names)], number, Skill.PARAMETRIC, recipe))

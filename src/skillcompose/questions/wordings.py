@@ -2,35 +2,36 @@
 
 from collections.abc import Sequence
 
+from skillcompose.english import words_of
 from skillcompose.recipe import Recipe
-
-GENERAL = (
-    "What is the {name} of {{subject}}?",
-    "Name the {name} of {{subject}}.",
-    "What {name} does {{subject}} have?",
-    "Tell me the {name} of {{subject}}.",
-    "{{subject}}: which {name}?",
-    "What is {{subject}}'s {name}?",
-    "I would like to know the {name} of {{subject}}.",
-    "Please say which {name} {{subject}} has.",
-)
-GENERAL_REFERENCE = (
-    "the {name} of {{subject}}",
-    "{{subject}}'s {name}",
-    "the {name} that {{subject}} has",
-    "the {name} which belongs to {{subject}}",
-)
 
 
 def questions(relation: str, recipe: Recipe) -> list[str]:
     """All wordings with {subject}; the last is for the test only, the one before for validation only."""
-    return list(recipe.relation(relation).questions) or [w.format(name=relation.replace("_", " ")) for w in GENERAL]
+    return list(words_of(relation, recipe).questions)
 
 
 def references(relation: str, recipe: Recipe) -> list[str]:
     """Noun phrases that stand for the object of a relation; the last is for the test only when there are several."""
-    named = list(recipe.relation(relation).reference)
-    return named or [w.format(name=relation.replace("_", " ")) for w in GENERAL_REFERENCE]
+    return list(words_of(relation, recipe).references)
+
+
+def asked(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[tuple[int, str]]:
+    """(number, wording) for one split. `before` are the relations whose references stand for the subject, if any do."""
+    return of_split(_speakable(questions(relation, recipe), recipe, before), split)
+
+
+def referred(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[str]:
+    """The references for one split; `before` as above."""
+    return references_of_split(_speakable(references(relation, recipe), recipe, before), split)
+
+
+def _speakable(wordings: list[str], recipe: Recipe, before: Sequence[str]) -> list[str]:
+    """Without genitives and final verbs behind a clause, "the package that X uses"; all, if few would be left."""
+    if not any(words_of(name, recipe).clausal for name in before):
+        return wordings
+    kept = [wording for wording in wordings if "{subject}'s" not in wording and not wording.endswith("{subject} has.")]
+    return kept if len(kept) > 2 else wordings
 
 
 def of_split(wordings: Sequence[str], split: str) -> list[tuple[int, str]]:

@@ -7,6 +7,7 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from skillcompose.english import spoken
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.discovery import Table, discover, stem_of
 
@@ -38,7 +39,7 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
         text = text.replace("../knowledge ", _quoted(os.path.relpath(knowledge, recipe.parent)) + " ", 1)
         text = re.sub(
             r"^(#.*\n)+",
-            "# Proposed from the tables of a folder. Read the reasons, change what is wrong, train.\n",
+            "# Proposed from the tables and documents of a folder. Read the reasons, change what is wrong, train.\n",
             text,
         )
         text = re.sub(r"^facts:\n.*?(?=^index:)", lambda _: proposed + "\n", text, flags=re.M | re.S)
@@ -62,14 +63,17 @@ def proposal(knowledge: Path) -> str:
         raise KnowledgeBaseError(
             f"{knowledge}: no question needs both skills: one column must lead to rows of a table, whose other columns "
             "the model then knows. Add such a column, or write the recipe by hand.\n  "
-            + "\n  ".join(reasons or ["there is no table (CSV, JSON, XLSX, SQLite)"])
+            + "\n  ".join(
+                reasons or ["there is no table (CSV, JSON, XLSX, SQLite), and no document with fields or tables"]
+            )
         )
     lines = ["facts:", _commented(f"  known: {KNOWN}", "subjects that the weights learn: those most often led to")]
     lines.append("  tables:")
     for table in tables:
         separator = f', separator: "{table.separator}"' if table.separator else ""
         row = f"{_quoted(table.name)}: {{key: {_quoted(table.key)}{separator}}}"
-        lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}"))
+        led_to = f"; led to by {', '.join(table.led_to_by)}" if table.led_to_by else ""
+        lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}{led_to}"))
     lines += [_comment(f"{name}: left out, {why}") for name, why in left_out.items()]
     return "\n".join([*lines, "  relations:", *_relations(tables)]) + "\n"
 
@@ -82,7 +86,8 @@ def _relations(tables: list[Table]) -> list[str]:
             if not column.place:
                 lines.append(_comment(f"{table.name}, {column.name}: {column.why}"))
                 continue
-            name = re.sub(r"\W+", "_", column.name).strip("_").lower() or "column"
+            # `ownerId` is `owner_id`: general wordings are made of the name.
+            name = re.sub(r"[\W_]+", "_", " ".join(spoken(column.name))).strip("_").lower() or "column"
             name = name if name not in taken else re.sub(r"\W+", "_", f"{stem_of(table.name)}_{name}").lower()
             while name in taken:
                 name += "_2"
@@ -90,6 +95,7 @@ def _relations(tables: list[Table]) -> list[str]:
             lines += [f"    {_quoted(name)}:", f"      table: {_quoted(table.name)}"]
             lines += [f"      column: {_quoted(column.name)}"] + ["      reversed: true"] * column.reversed
             lines += ["      sensitive: true"] * column.sensitive
+            lines += [f"      leads_to: {_quoted(column.leads_to)}"] if column.leads_to else []
             lines.append(_commented(f"      place: {column.place}", column.why))
     return lines
 

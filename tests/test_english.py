@@ -1,0 +1,106 @@
+"""General wordings: what a column is called decides how it is asked about."""
+
+from pathlib import Path
+
+import pytest
+
+import skillcompose
+from skillcompose.english import general, row_noun, singular, spoken
+from skillcompose.questions.wordings import asked, referred
+
+PLAIN = ["spouse", "boss", "mentor", "employer", "city", "college", "hobby", "neighbour", "coach", "tenant", "dentist"]
+PLAIN += ["pet", "street", "owner", "office", "tier", "maintainer", "status", "address", "class", "basis", "gas"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_singular_noun_keeps_its_wordings_byte_for_byte(name: str) -> None:
+    """Long measurements stand on these texts and on their order."""
+    words = general(name)
+    assert words.questions == (
+        f"What is the {name} of {{subject}}?",
+        f"Name the {name} of {{subject}}.",
+        f"What {name} does {{subject}} have?",
+        f"Tell me the {name} of {{subject}}.",
+        f"{{subject}}: which {name}?",
+        f"What is {{subject}}'s {name}?",
+        f"I would like to know the {name} of {{subject}}.",
+        f"Please say which {name} {{subject}} has.",
+    )
+    assert words.references == (
+        f"the {name} of {{subject}}",
+        f"{{subject}}'s {name}",
+        f"the {name} that {{subject}} has",
+        f"the {name} which belongs to {{subject}}",
+    )
+    assert words.statement == f"The {name} of {{subject}} is {{object}}."
+    assert words == general(name, "person"), "what a noun leads to changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "stated"),
+    [
+        ("maintainers", "What is the maintainer of X?", "The maintainer of X is Y."),
+        ("dependencies", "What is the dependency of X?", "The dependency of X is Y."),
+        ("date_of_birth", "What is the date of birth of X?", "The date of birth of X is Y."),
+        ("homepage_url", "What is the homepage URL of X?", "The homepage URL of X is Y."),
+        ("ownerId", "What is the owner ID of X?", "The owner ID of X is Y."),
+        ("is_active", "Is X active?", "Whether X is active: Y."),
+        ("has_warranty", "Does X have a warranty?", "Whether X has a warranty: Y."),
+        ("can_fly", "Can X fly?", "Whether X can fly: Y."),
+        ("depends_on", "What does X depend on?", "X depends on Y."),
+        ("depends", "What does X depend on?", "X depends on Y."),
+        ("relies_on", "What does X rely on?", "X relies on Y."),
+        ("uses", "What does X use?", "X uses Y."),
+        ("managed_by", "What is X managed by?", "X is managed by Y."),
+        ("is_part_of", "What is X part of?", "X is part of Y."),
+        ("member_of", "What is X a member of?", "X is a member of Y."),
+    ],
+)
+def test_names_of_other_kinds_are_asked_in_their_own_way(name: str, asked: str, stated: str) -> None:
+    words = general(name)
+    assert words.questions[0].format(subject="X") == asked
+    assert words.statement.format(subject="X", object="Y") == stated
+    assert len(words.questions) == len(set(words.questions)) == 8 and words.references
+
+
+def test_what_a_relation_leads_to_is_called_by_its_noun() -> None:
+    words = general("depends_on", "package")
+    assert words.questions[0] == "Which package does {subject} depend on?"
+    assert words.references[0] == "the package that {subject} depends on"
+
+
+def test_a_value_can_stand_for_its_row() -> None:
+    words = general("licence", "package", backwards=True)
+    assert words.questions[0] == 'Which package has the licence "{subject}"?'
+    assert words.references[0] == 'the package with the licence "{subject}"'
+    assert words.statement == "The package is {object}." and words.passage == "The licence of {object} is {subject}."
+    assert general("uses", "customer", backwards=True).questions[0] == "Which customer uses {subject}?"
+
+
+def test_rows_are_called_by_their_key_or_by_their_table() -> None:
+    assert row_noun("owners.csv", "package") == "package"
+    assert row_noun("people.csv", "name") == "person"
+    assert row_noun("services/*.md", "title") == "service"
+    assert row_noun("staff.xlsx#Team members", "Name") == "team member"
+    assert row_noun("crm.sqlite#accounts", "account_id") == "account"
+    assert row_noun("*.md", "title") == "row"
+
+
+def test_only_plurals_become_singular() -> None:
+    kept = ["boss", "bus", "lens", "canvas", "news", "series", "headquarters", "opening hours", "terms of service"]
+    assert [singular(name) for name in kept] == kept
+    assert [singular(n) for n in ("people", "criteria", "employee IDs")] == ["person", "criterion", "employee ID"]
+    assert spoken("homepageUrl") == ["homepage", "URL"] and spoken("%") == ["%"]
+
+
+def test_a_clause_has_no_genitive_and_no_verb_behind_it(recipe_file: Path) -> None:
+    values = skillcompose.Recipe.from_yaml(recipe_file).model_dump(mode="json")
+    relations = values["facts"]["relations"]
+    relations["needs"] |= {"reference": []}
+    recipe = skillcompose.Recipe(**values)
+    alone = [wording for split in ("train", "validation", "test") for _, wording in asked("owner", split, recipe)]
+    behind = [w for split in ("train", "validation", "test") for _, w in asked("owner", split, recipe, ["needs"])]
+    assert len(alone) == 8 and len(behind) == 6
+    assert behind[-1].format(subject="what x needs") == "I would like to know the owner of what x needs."
+    assert not any("'s" in phrase for phrase in referred("owner", "train", recipe, ["needs"]))
+    assert len(asked("owner", "train", recipe, ["size"])) == 6, "behind a noun nothing changes"

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from test_recipes import TINY
 
 import skillcompose
-from skillcompose import checks, recipe
+from skillcompose import checks, sections
 from skillcompose.cli import main
 from skillcompose.starter import write_project
 
@@ -160,9 +160,9 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_every_section_of_a_recipe_is_in_the_reference() -> None:
     text = (ROOT / "docs" / "reference" / "recipe.md").read_text()
-    for name, kind in vars(recipe).items():
-        if isinstance(kind, type) and issubclass(kind, recipe.Section) and kind is not recipe.Section:
-            assert f"::: skillcompose.recipe.{name}\n" in text
+    for name, kind in vars(sections).items():
+        if isinstance(kind, type) and issubclass(kind, sections.Section) and kind is not sections.Section:
+            assert f"::: skillcompose.sections.{name}\n" in text
     assert all(f"`{name}`" in text for name in checks.OWNED)
 
 

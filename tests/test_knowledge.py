@@ -21,8 +21,8 @@ from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
-from skillcompose.recipe import Index
 from skillcompose.run import Run
+from skillcompose.sections import Index
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
 
 

@@ -16,8 +16,9 @@ from skillcompose.index import Retriever, retriever, vectors
 from skillcompose.index.rankings import words
 from skillcompose.index.retriever import fuse
 from skillcompose.index.steps import by_title, in_steps
-from skillcompose.recipe import Index, Recipe
+from skillcompose.recipe import Recipe
 from skillcompose.run import Run
+from skillcompose.sections import Index
 from skillcompose.types import Passage, Question, ScoredPassage, read_jsonl
 
 TEXTS = ["red clock", "blue oven", "red oven", "blue clock program", "yellow violin", "clock clock clock"]

@@ -21,7 +21,8 @@ from skillcompose.index import Retriever, compile_passages
 from skillcompose.pipeline import train
 from skillcompose.prompts import normalise
 from skillcompose.questions.wordings import questions
-from skillcompose.recipe import Index, Recipe
+from skillcompose.recipe import Recipe
+from skillcompose.sections import Index
 from skillcompose.types import Fact, Passage, Skill, read_jsonl
 
 RECIPE, BADGE = claims.ROOT / "recipes" / "biographies-cpu.yaml", "badge"

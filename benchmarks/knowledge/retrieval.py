@@ -20,7 +20,7 @@ import headings
 from skillcompose.index import Retriever
 from skillcompose.metrics import bootstrap
 from skillcompose.progress import Progress
-from skillcompose.recipe import Index
+from skillcompose.sections import Index
 
 K, TIMED = 10, 100
 COMMAND = "python benchmarks/knowledge/retrieval.py --texts FOLDER"

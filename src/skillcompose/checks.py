@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from skillcompose.builtin import BUILTIN
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.recipe import MODELS, Recipe, path_relations
+from skillcompose.recipe import Recipe, path_relations
+from skillcompose.sections import MODELS
 from skillcompose.tables import table_names
 
 OWNED = {

@@ -13,7 +13,7 @@ import yaml
 
 import skillcompose
 from skillcompose.errors import SkillComposeError
-from skillcompose.results import as_shown
+from skillcompose.results import as_shown, hops_shown
 from skillcompose.run import STAGE_NAMES, Run
 
 RECIPE = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
@@ -148,20 +148,10 @@ def ask(run: Path, question: str, show_passages: bool, as_json: bool) -> None:
         click.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
     click.echo(answer.text or f"(no readable answer) {answer.completion}")
-    show_hops(answer)
+    click.echo(hops_shown(answer), nl=False)
     if show_passages:
         for number, hit in enumerate(answer.passages, 1):
             click.echo(f"  [{number}] {hit.passage.title}: {hit.passage.text}")
-
-
-def show_hops(answer: "skillcompose.Answer") -> None:
-    for hop in answer.hops:
-        if hop.passage is None:
-            click.echo(f"  {hop.text}  [from the weights]")
-        else:
-            cited = answer.passages[hop.passage - 1].passage
-            place = f"{cited.source}#{cited.anchor}" if cited.anchor else cited.source
-            click.echo(f"  {hop.text}  [{place}, {cited.position}]")
 
 
 @main.command()
@@ -180,7 +170,7 @@ def chat(run: Path) -> None:
         answer = policy.answer(question)
         turns.append((question, answer.completion))
         click.echo(answer.text or f"(no readable answer) {answer.completion}")
-        show_hops(answer)
+        click.echo(hops_shown(answer), nl=False)
 
 
 @main.command(name="eval")

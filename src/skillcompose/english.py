@@ -10,7 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillcompose.recipe import Recipe, Relation
+    from skillcompose.recipe import Recipe
+    from skillcompose.sections import Relation
 
 NOUN = (
     "What is the {name} of {{subject}}?",

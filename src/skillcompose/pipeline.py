@@ -15,8 +15,9 @@ from skillcompose.errors import RunError, SkillComposeError, StageError
 from skillcompose.files import printable
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
-from skillcompose.recipe import Composition, Recipe
+from skillcompose.recipe import Recipe
 from skillcompose.run import Run, digest, file_digest
+from skillcompose.sections import Composition
 from skillcompose.types import write_json
 
 logger = logging.getLogger(__name__)

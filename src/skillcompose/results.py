@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from skillcompose.types import Level, read_json
+from skillcompose.types import Answer, Level, read_json
 
 RUNGS = {
     "floor_majority": "floor: majority answer",
@@ -98,3 +98,19 @@ def as_text(rows: list[list[str]]) -> str:
 def as_markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def hops_shown(answer: Answer) -> str:
+    """A line for each hop: what it says, and the place that it was read at."""
+    lines = []
+    for hop in answer.hops:
+        place = "from the weights"
+        if hop.passage is not None:
+            cited = answer.passages[hop.passage - 1].passage
+            place = (
+                f"{cited.source}#{cited.anchor}, {cited.position}"
+                if cited.anchor
+                else f"{cited.source}, {cited.position}"
+            )
+        lines.append(f"  {hop.text}  [{place}]\n")
+    return "".join(lines)

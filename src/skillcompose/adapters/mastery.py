@@ -13,7 +13,7 @@ from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
-from skillcompose.recipe import Mastery
+from skillcompose.sections import Mastery
 from skillcompose.types import Question, Skill
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from skillcompose.facts.documents import Row
 from skillcompose.facts.entities import Entities, normalise
 from skillcompose.facts.sources import rows_of
 from skillcompose.pipeline import Work
-from skillcompose.recipe import Recipe, Relation, Table
+from skillcompose.recipe import Recipe
+from skillcompose.sections import Relation, Table
 from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json, write_jsonl
 
 

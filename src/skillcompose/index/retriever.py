@@ -29,8 +29,8 @@ from skillcompose.index.rankings import (
 from skillcompose.index.vectors import build_index, read_index
 from skillcompose.models import fingerprint
 from skillcompose.progress import Progress
-from skillcompose.recipe import MODELS, Index
 from skillcompose.run import file_digest
+from skillcompose.sections import MODELS, Index
 from skillcompose.types import Passage, ScoredPassage, read_json, read_jsonl, write_json, write_jsonl
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)

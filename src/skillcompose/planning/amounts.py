@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from skillcompose.prompts import completion, normalise, passage_block, prompt
-from skillcompose.recipe import Recipe, Relation, path_relations
+from skillcompose.recipe import Recipe, path_relations
 from skillcompose.run import Run
+from skillcompose.sections import Relation
 from skillcompose.types import Fact, Level, Passage, Skill
 
 Count = Callable[[list[str]], list[int]]

@@ -13,7 +13,8 @@ from typing import Any
 
 from skillcompose.planning.amounts import GENERAL_KEPT, GENERAL_TOKENS, GROWTH, INVENTED, Amounts
 from skillcompose.planning.rates import Rates, sft_settings
-from skillcompose.recipe import Mastery, Recipe
+from skillcompose.recipe import Recipe
+from skillcompose.sections import Mastery
 
 PADDING = 1.05  # of a training batch, whose sequences are of similar length
 LEARNING = 0.47  # of GRPO's groups have unequal rewards (3 seeds of debian, biographies); the others are not scored

@@ -11,7 +11,8 @@ from typing import Any
 from skillcompose.facts.discovery import CHANGING, PRIVATE
 from skillcompose.planning.amounts import Amounts
 from skillcompose.prompts import normalise
-from skillcompose.recipe import Recipe, Relation
+from skillcompose.recipe import Recipe
+from skillcompose.sections import Relation
 from skillcompose.types import Fact, Skill
 
 FEWEST = 8  # facts; fewer argue neither for nor against a place

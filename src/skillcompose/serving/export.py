@@ -22,9 +22,10 @@ from skillcompose.models import fingerprint, load_adapter, load_base, load_token
 from skillcompose.pipeline import load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt
-from skillcompose.recipe import MODELS, Recipe
+from skillcompose.recipe import Recipe
 from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
+from skillcompose.sections import MODELS
 from skillcompose.types import Question, read_json, read_jsonl, write_json, write_text
 
 GOLDEN = 20

@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 from arms import ARMS, FOLDER, KEPT, Arm
 
+import skillcompose
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
 from skillcompose.errors import TrainingError
 from skillcompose.evaluation.ladder import Prediction
-from skillcompose.run import STAGE_NAMES
+from skillcompose.run import STAGE_NAMES, file_digest
 from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/biographies/run.py"
@@ -48,6 +49,8 @@ def main() -> None:
 def measure(name: str, seed: int) -> None:
     begin, arm = time.monotonic(), Arm(name, seed)
     failure = None
+    if name != "default":
+        beside_default(arm)
     try:
         tokens, adapter = ARMS[name](arm)
     except TrainingError as error:  # no reward to learn from: the arm ends where it started
@@ -62,6 +65,7 @@ def measure(name: str, seed: int) -> None:
         "machine": claims.machine(),
         "probe": arm.probe(adapter),
         "columns": KEPT,
+        "start": start_of(arm),
     }
     if name == "default":
         # The evaluation has asked already, every rung of the ladder.
@@ -78,6 +82,21 @@ def measure(name: str, seed: int) -> None:
         if (arm.work.folder / "training.json").is_file():
             record["grpo"] = read_json(arm.work.folder / "training.json")
     write_json(FOLDER / f"{name}-{seed}.json", record)
+
+
+def start_of(arm: Arm) -> str:
+    return file_digest(arm.run.stage("composition") / "start" / "adapter_model.safetensors")
+
+
+def beside_default(arm: Arm) -> None:
+    """Arms are compared question by question with the run of `default` that they start from.
+
+    Where its folder is gone it is made again. Another machine rounds differently: then `default` is another one too.
+    """
+    skillcompose.train(arm.recipe, arm.run.folder, until="composition", allow_unmastered=True)
+    file = FOLDER / f"default-{arm.seed}.json"
+    if read_json(file).get("start") != start_of(arm):
+        raise SystemExit(f"{file} was measured on another run; remove it, and the arms of its seed, to measure anew")
 
 
 def write_claims(records: list[dict[str, Any]]) -> None:

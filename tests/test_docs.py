@@ -129,9 +129,19 @@ def test_python_compiles_and_uses_public_names(text: str) -> None:
             assert node.attr in skillcompose.__all__
 
 
+DOCUMENTS = {
+    "handbook.md": "# Handbook\n\n## Contacts\n\n| Team | Phone |\n|---|---|\n| Mail | 12 |\n| Web | 13 |\n",
+    "services/mail.md": "# Mail\n\nOwner: Ann\nHost: mx\n",
+}
+"""What the pages speak of, beside the starter's tables."""
+
+
 @pytest.mark.parametrize("text", every("yaml"))
 def test_a_part_of_a_recipe_fits_into_the_starters(text: str, tmp_path: Path) -> None:
     path = write_project(tmp_path / "project")
+    for name, document in DOCUMENTS.items():
+        (tmp_path / "project" / "knowledge" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "project" / "knowledge" / name).write_text(document)
     path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), yaml.safe_load(text))))
     skillcompose.Recipe.from_yaml(path)
 

@@ -37,7 +37,7 @@ def recipe_of(name: str, **overrides: object) -> skillcompose.Recipe:
 
 
 def remarks(recipe: skillcompose.Recipe) -> dict[str, str]:
-    return {place.relation: place.remark for place in places(extract(recipe)[0], recipe)}
+    return {place.relation: place.remark for place in places(extract(recipe).facts, recipe)}
 
 
 def test_remarks_name_what_the_data_argue_against_the_place() -> None:
@@ -76,14 +76,14 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
     assert "sensitive: true" in found["email"]
     assert "nothing leads to it" in found["worker"]
     assert found["floor"] == ""
-    joined = {place.relation: place.joined for place in places(extract(recipe)[0], recipe)}
+    joined = {place.relation: place.joined for place in places(extract(recipe).facts, recipe)}
     assert joined == {"team": 40, "email": 40, "owner": 0, "floor": 20, "worker": 0}
 
 
 def test_capacity_is_what_was_measured_and_says_where_nothing_was() -> None:
     def lines(**overrides: object) -> str:
         recipe = recipe_of("quickstart", **overrides)
-        facts, _ = extract(recipe)
+        facts = extract(recipe).facts
         found = amounts(recipe, Run("nowhere"), facts, counter(None), counted=False)
         return "\n".join(capacity(recipe, facts, found, 30))
 
@@ -96,7 +96,7 @@ def test_capacity_is_what_was_measured_and_says_where_nothing_was() -> None:
 
 def test_estimated_rows_are_near_the_counted_ones(finished_run: Path, recipe_file: Path) -> None:
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
-    facts, count = extract(recipe)[0], counter(Path(recipe.model))
+    facts, count = extract(recipe).facts, counter(Path(recipe.model))
     real = amounts(recipe, Run(finished_run), facts, count, counted=True)
     guess = amounts(recipe, Run("nowhere"), facts, count, counted=False)
     assert real.rows["contextual"] == guess.rows["contextual"] == 24
@@ -109,7 +109,7 @@ def test_estimated_rows_are_near_the_counted_ones(finished_run: Path, recipe_fil
 
 def test_more_work_costs_more_and_each_part_counts() -> None:
     recipe = recipe_of("debian")
-    facts = extract(recipe)[0]
+    facts = extract(recipe).facts
 
     def predicted(rates: Rates = RATES, **overrides: object) -> dict[str, float]:
         changed = recipe_of("debian", **overrides)

@@ -32,7 +32,7 @@ def predict(recipe: Recipe, run: Run, counted: bool, measure: bool = True) -> Pr
     """The costs of every stage. `counted`: the run's questions are those that will be asked. With `measure` this
     machine is measured when it has not been yet."""
     base = local(recipe.model, recipe)
-    facts, _ = extract(recipe)
+    facts = extract(recipe).facts
     found = amounts(recipe, run, facts, counter(base), counted)
     rates, unknown = rates_of(recipe, measure)
     numbers = {name.partition(".layers.")[2].partition(".")[0] for name in shapes(base)} - {""}

@@ -146,7 +146,7 @@ def measured(settings: dict[str, Any]) -> Rates:
 
     from skillcompose.adapters import ATOMIC
     from skillcompose.adapters.processes import threads_each
-    from skillcompose.index.retriever import embed, load_embedder
+    from skillcompose.index.rankings import embed, load_embedder
     from skillcompose.models import load_base
 
     imports = time.monotonic() - begin

@@ -94,8 +94,8 @@ def test_only_what_matches_is_found_by_every_ranking(
         built.search(["red clock"], 1, {"author": "x"})
     monkeypatch.setattr(vectors, "EXACT", 10)
     many = [replace(p, id=f"{n}", source=f"{n}.md") for n, p in enumerate(passages * 700)]
-    lists = Retriever.build(many, Index(embedder=str(embedder), search="dense"))
-    near = lists.search(["yellow violin"], 2, {"source": "5?.md"})[0]
+    graph = Retriever.build(many, Index(embedder=str(embedder), search="dense"))
+    near = graph.search(["yellow violin"], 2, {"source": "5?.md"})[0]
     assert {hit.passage.source for hit in near} == {"52.md", "58.md"}
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from skillcompose.index.vectors import search_among
 from skillcompose.machine import device, use_cores
 from skillcompose.models import quiet_libraries
 from skillcompose.progress import Progress
@@ -39,20 +40,15 @@ class Dense:
         self.model, self.index, self.about = model, index, about
 
     def rank(self, queries: list[str], depth: int, allowed: Allowed = None) -> Ranked:
-        scores, found = self.index.search(embed(self.model, queries), depth, params=self._only(allowed))
+        vectors = embed(self.model, queries)
+        if allowed is None:
+            scores, found = self.index.search(vectors, depth)
+        else:
+            scores, found = search_among(self.index, vectors, depth, np.flatnonzero(allowed))
         return [
             [(i, score) for i, score in zip(row, values, strict=True) if i >= 0]
             for row, values in zip(found.tolist(), scores.tolist(), strict=True)
         ]
-
-    def _only(self, allowed: Allowed) -> Any:
-        if allowed is None:
-            return None
-        # Every list is visited: those that a query is near to may hold none of the allowed.
-        chosen = faiss.IDSelectorBatch(np.flatnonzero(allowed))
-        if lists := getattr(self.index, "nlist", 0):
-            return faiss.SearchParametersIVF(sel=chosen, nprobe=lists)  # type: ignore[call-arg]
-        return faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
 
 
 class Words:

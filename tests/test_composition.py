@@ -16,7 +16,7 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
-from skillcompose.generation import Sampling, _choose, answer_texts, generate
+from skillcompose.generation import Sampling, answer_texts, choose, generate
 from skillcompose.models import load_adapter, load_base, using
 from skillcompose.packing import Group, Row, collate, packed
 from skillcompose.progress import Progress
@@ -136,7 +136,7 @@ def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str],
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([2.0, -torch.inf, 0.0, 1.0])
-    drawn = _choose(logits.repeat(20_000, 1), 0.5)[:, 0].bincount(minlength=4) / 20_000
+    drawn = choose(logits.repeat(20_000, 1), 0.5)[:, 0].bincount(minlength=4) / 20_000
     torch.testing.assert_close(drawn, torch.softmax(logits / 0.5, -1), atol=0.01, rtol=0.0)
     assert drawn[1] == 0
 
@@ -146,13 +146,13 @@ def test_rows_of_a_group_see_what_they_would_see_alone(tiny_model: Path, monkeyp
     prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?", "Is it?")]
     seen: list[torch.Tensor] = []
 
-    def choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    def soon_over(logits: torch.Tensor, temperature: float) -> torch.Tensor:
         seen.append(logits)
         likely_end = logits.clone()
         likely_end[:, tokenizer.eos_token_id] += 5
-        return _choose(likely_end, temperature)
+        return choose(likely_end, temperature)
 
-    monkeypatch.setattr("skillcompose.generation._choose", choose)
+    monkeypatch.setattr("skillcompose.generation.choose", soon_over)
     torch.manual_seed(3)
     rows = generate(model, tokenizer, prompts, 4, Sampling(30, 1.0))
     assert len({len(row) for row in rows}) > 3, "rows must end at different steps"

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from skillcompose.kernels.attention import attend
 from skillcompose.kernels.head import token_log_probs
 from skillcompose.kernels.lora import Linear
+from skillcompose.kernels.ordered import order, ordered
 from skillcompose.models import load_adapter, load_base, new_adapter, using
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
@@ -79,6 +80,20 @@ def test_using_an_adapter_leaves_every_weight_as_it_was(tiny_model: Path, dtype:
         torch.testing.assert_close(model(ids).logits, plain, atol=tolerance, rtol=tolerance)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+
+
+def test_ordered_weights_give_the_same_products(tiny_model: Path) -> None:
+    model = load_base(str(tiny_model), torch.bfloat16)
+    ids = torch.randint(1, 200, (2, 9))
+    with torch.inference_mode():
+        plain = model(ids).logits
+        with ordered(model):
+            same = model(ids).logits
+            layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+            assert any("forward" in vars(layer) for layer in layers) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    torch.testing.assert_close(same, plain, atol=0.0, rtol=0.02)
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert order(load_base(str(tiny_model), torch.float32)) == []
 
 
 @pytest.mark.parametrize("kind", ["llama", "an architecture that scales its logits"])

@@ -1,7 +1,7 @@
 """One GRPO step against stock TRL's: sampling, the reference, the policy's gradient. Each side in its own process.
 
     python benchmarks/speed/grpo.py --prompt 400        the claims `speed.grpo_*_p400`
-    python benchmarks/speed/grpo.py --prompt 1500
+    python benchmarks/speed/grpo.py --prompt 1500       more than an hour; each run is kept in grpo-1500.json
 
 Both sides get the same base, adapter, prompts, completions and rewards, beta 0.02, no skipping (every group has a
 gradient), a learning rate of zero. Stock runs in the fastest of its micro-batches that stays under 20 GiB. Losses and
@@ -16,6 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,38 +137,70 @@ def run(name: str, model: str, prompt: int, micro: int, group: int = GROUP, dtyp
         return result
 
 
+class Series:
+    """What is to be run, one entry of a JSON file each: an interrupted series goes on where it was."""
+
+    def __init__(self, model: str, prompt: int) -> None:
+        self.model, self.prompt = model, prompt
+        self.file = Path(__file__).parent / f"grpo-{prompt}.json"
+        self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def entry(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if name not in self.done:
+            self.done[name] = measure() | {"commit": claims.commit(), "machine": claims.machine()}
+            self.file.write_text(json.dumps(self.done, indent=1) + "\n")
+            print(name, self.done[name], flush=True)
+        found: dict[str, Any] = self.done[name]
+        return found
+
+    def timed(self, side: str, micro: int) -> dict[str, Any]:
+        found = run(side, self.model, self.prompt, micro)
+        return {key: found[key] for key in ("seconds", "sampling", "memory")}
+
+    def fastest(self) -> int:
+        """Stock's micro-batch; a larger one takes nearly twice the memory, and is not tried where one was no use."""
+        trials: dict[int, dict[str, Any]] = {}
+        for size in MICRO_BATCHES[1 if self.prompt < 1000 else 0 :]:
+            found = self.entry(f"stock in micro-batches of {size}", partial(self.timed, "stock", size))
+            if found["memory"] < MEMORY_GIB:
+                trials[size] = found
+            if 1.8 * found["memory"] > MEMORY_GIB or found["seconds"] > min(t["seconds"] for t in trials.values()):
+                break
+        return min(trials, key=lambda size: trials[size]["seconds"])
+
+    def turn(self, micro: int) -> dict[str, Any]:
+        return {"stock": self.timed("stock", micro), "ours": self.timed("ours", 16)}
+
+    def exact(self) -> dict[str, Any]:
+        """How far losses and gradients are apart in fp32."""
+        stock, ours = (run(name, self.model, self.prompt, GROUP, dtype="float32") for name in ("stock", "ours"))
+        difference = float((ours["gradient"] - stock["gradient"]).norm() / stock["gradient"].norm())
+        return {"loss_difference": abs(ours["loss"] - stock["loss"]), "gradient_difference": difference}
+
+
 def compare(model: str, prompt: int, repeats: int) -> dict[str, float]:
-    trials: dict[int, dict[str, Any]] = {}
-    for size in MICRO_BATCHES[1 if prompt < 1000 else 0 :]:
-        found = run("stock", model, prompt, size)
-        if found["memory"] < MEMORY_GIB:
-            trials[size] = found
-        # A larger one takes nearly twice the memory, or was no use before.
-        if 1.8 * found["memory"] > MEMORY_GIB or found["seconds"] > min(t["seconds"] for t in trials.values()):
-            break
-    micro = min(trials, key=lambda size: trials[size]["seconds"])
-    exact = {name: run(name, model, prompt, GROUP, dtype="float32") for name in ("stock", "ours")}
-    # The trial is the first turn's half.
-    turns = [(run("stock", model, prompt, micro), run("ours", model, prompt, 16)) for _ in range(repeats - 1)]
-    turns.append((trials[micro], run("ours", model, prompt, 16)))
-    sides = dict(zip(("stock", "ours"), zip(*turns, strict=True), strict=True))
+    series = Series(model, prompt)
+    micro = series.fastest()
+    turns = [series.entry(f"turn {number}", partial(series.turn, micro)) for number in range(repeats)]
+    exact = series.entry("fp32", series.exact)
     table = {
-        name: {key: statistics.median(found[key] for found in side_) for key in ("seconds", "sampling", "memory")}
-        for name, side_ in sides.items()
+        name: {key: statistics.median(turn[name][key] for turn in turns) for key in ("seconds", "sampling", "memory")}
+        for name in ("stock", "ours")
     }
     print(f"4 prompts of {prompt} tokens, G = {GROUP}, {NEW} new tokens; stock in micro-batches of {micro}")
     print(f"{'':6} {'sampling s':>11} {'training s':>11} {'step s':>8} {'peak GiB':>9}")
     for name, row in table.items():
         step = row["sampling"] + row["seconds"]
         print(f"{name:6} {row['sampling']:11.1f} {row['seconds']:11.1f} {step:8.1f} {row['memory']:9.1f}")
-    gradient = exact["stock"]["gradient"]
+
+    def step_of(found: dict[str, Any]) -> float:
+        return float(found["sampling"] + found["seconds"])
+
     return {
-        "step": table["ours"]["sampling"] + table["ours"]["seconds"],
-        "ratio": statistics.median(
-            (stock["sampling"] + stock["seconds"]) / (ours["sampling"] + ours["seconds"]) for stock, ours in turns
-        ),
-        "loss_difference": abs(exact["ours"]["loss"] - exact["stock"]["loss"]),
-        "gradient_difference": float((exact["ours"]["gradient"] - gradient).norm() / gradient.norm()),
+        "step": step_of(table["ours"]),
+        "ratio": statistics.median(step_of(turn["stock"]) / step_of(turn["ours"]) for turn in turns),
+        "loss_difference": exact["loss_difference"],
+        "gradient_difference": exact["gradient_difference"],
         "memory_ratio": table["ours"]["memory"] / table["stock"]["memory"],
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.generation import BATCH_TOKENS, next_logits, prefill
+from skillcompose.generation import BATCH_TOKENS, choose, next_logits, prefill
 from skillcompose.kernels.cache import GrowingCache
 
 
@@ -46,11 +46,12 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> None:
         """One token for each row; those that it ends are no longer among `rows`."""
-        for row, value in zip(self.rows, self.logits.argmax(-1).tolist(), strict=True):
+        for row, value in zip(self.rows, choose(self.logits)[:, 0].tolist(), strict=True):
             row.append(value)
         self.keep([row for row in self.rows if not self.over(row)])
         if self.rows:
-            token, position = self.logits.argmax(-1), self.mask.sum(-1)
+            token = torch.tensor([row[-1] for row in self.rows], device=self.mask.device)
+            position = self.mask.sum(-1)
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
             self.logits = next_logits(self.model, self.cache, token, self.mask, position)
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from skillcompose.errors import ModelError
 from skillcompose.kernels import LAYOUTS, attention, lora
+from skillcompose.kernels.ordered import order, ordered
 from skillcompose.machine import device, fast_dtype, use_cores
 
 
@@ -106,7 +107,7 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
     old weights are put back, not recomputed.
     """
     if name is None:
-        with model.disable_adapter():
+        with model.disable_adapter(), ordered(model):
             yield
         return
     model.set_adapter(name)
@@ -117,7 +118,8 @@ def using(model: PeftModel, name: str | None) -> Iterator[None]:
         for layer in layers:
             _merge(layer, name)
             layer.merged_adapters.append(name)
-        yield
+        with ordered(model):
+            yield
     finally:
         for layer, weight, value in zip(layers, weights, old, strict=True):
             weight.data = value
@@ -129,7 +131,9 @@ def load_merged(folder: str, adapter: Path) -> PreTrainedModel:
     model = load_adapter(load_base(folder), adapter)
     for layer in _layers(model, "default"):
         _merge(layer, "default")
-    return model.unload()
+    merged: PreTrainedModel = model.unload()
+    order(merged)
+    return merged
 
 
 def _layers(model: PeftModel, name: str) -> list[LoraLayer]:

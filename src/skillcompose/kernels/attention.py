@@ -37,12 +37,14 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Query (B, H, T, D), key and value (B, K, S, D), mask (B, 1, T, S) true where seen; returns (B, T, H, D).
 
-    Key and value may be `Shared`.
+    Key and value may be `Shared`, and longer than the mask: what is behind it is room for more tokens.
     """
     if isinstance(key, Shared):
         return _attend_shared(query, key, value, attention_mask, scaling), None
     batch, heads, length, width = query.shape
     groups, size = key.shape[1], key.shape[2]
+    if attention_mask is not None:
+        attention_mask = torch.nn.functional.pad(attention_mask, (0, size - attention_mask.shape[-1]))
     if length * size > LARGEST:
         key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
         fused = torch.nn.functional.scaled_dot_product_attention
@@ -63,7 +65,7 @@ def attend(
 def _attend_shared(
     query: torch.Tensor, key: Shared, value: Shared, attention_mask: Any, scaling: float | None
 ) -> torch.Tensor:
-    """One new token a row: query (P * G, H, 1, D), mask (P * G, 1, 1, S + N)."""
+    """One new token a row: query (P * G, H, 1, D), mask (P * G, 1, 1, S + N); all of a row's own N are seen."""
     batch, heads, _, width = query.shape
     prompts, groups, size, _ = key.prefix.shape
     own = (query * (width**-0.5 if scaling is None else scaling)).reshape(batch * groups, heads // groups, width)
@@ -81,9 +83,11 @@ def _attend_shared(
         return states.reshape(-1, *states.shape[2:])
 
     first = torch.bmm(below(own), flat(key.prefix).transpose(1, 2))
-    unseen = ~attention_mask.view(prompts, -1, size + key.own.shape[2])[:, :1, None, :size]
-    first.view(prompts, groups, -1, size).masked_fill_(unseen, torch.finfo(first.dtype).min)
+    known, least = attention_mask.shape[-1], torch.finfo(first.dtype).min
+    unseen = ~attention_mask.view(prompts, -1, known)[:, :1, None, :size]
+    first.view(prompts, groups, -1, size).masked_fill_(unseen, least)
     second = torch.bmm(own, flat(key.own).transpose(1, 2))
+    second[..., known - size :] = least
     weights = torch.cat([first, below(second)], -1).softmax(-1)
     out = beside(torch.bmm(weights[..., :size], flat(value.prefix)))
     return out.baddbmm_(beside(weights[..., size:]), flat(value.own)).view(batch, 1, heads, width)

@@ -16,9 +16,11 @@ class GrowingCache(DynamicCache):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config=config)
-        self.layers: list[Any] = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        grouped = config._attn_implementation == NAME
+        layers = [GrowingLayer(grouped) if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers: list[Any] = layers
         ours = all(isinstance(layer, GrowingLayer) for layer in self.layers)
-        self.shares = ours and config._attn_implementation == NAME
+        self.shares = ours and grouped
         self.joins = ours
 
     def repeat(self, rows: int) -> int:
@@ -50,7 +52,14 @@ class GrowingCache(DynamicCache):
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values with room for more tokens: concatenating copies the whole cache for each of them."""
+    """Keys and values with room for more tokens: concatenating copies the whole cache for each of them.
+
+    With `whole`, attention to one new token gets the room too, zeros behind the mask: a product copies what is a part.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.whole = whole
 
     room: tuple[torch.Tensor, torch.Tensor] | None = None
     prefix: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -63,23 +72,24 @@ class GrowingLayer(DynamicLayer):
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         old, (batch, heads, new, width) = self.keys.shape[2], key_states.shape
         if self.room is None or old + new > self.room[0].shape[2]:
-            room = [states.new_empty(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
+            room = [states.new_zeros(batch, heads, old + new + ROOM, width) for states in (key_states, value_states)]
             if old:
                 room[0][:, :, :old], room[1][:, :, :old] = self.keys, self.values
             self.room = room[0], room[1]
         keys, values = self.room
         keys[:, :, old : old + new], values[:, :, old : old + new] = key_states, value_states
         self.keys, self.values = keys[:, :, : old + new], values[:, :, : old + new]
+        seen = (keys, values) if self.whole and new == 1 else (self.keys, self.values)
         if self.prefix is None:
-            return self.keys, self.values
-        return Shared(self.prefix[0], self.keys), Shared(self.prefix[1], self.values)
+            return seen
+        return Shared(self.prefix[0], seen[0]), Shared(self.prefix[1], seen[1])
 
     def get_seq_length(self) -> int:
         return super().get_seq_length() + (self.prefix[0].shape[2] if self.prefix else 0)
 
     def share(self, rows: int) -> None:
         batch, heads, _, width = self.keys.shape
-        self.prefix, self.room = (self.keys, self.values), None
+        self.prefix, self.room = (self.keys.contiguous(), self.values.contiguous()), None
         self.keys = self.values = self.keys.new_empty(batch * rows, heads, 0, width)
 
     def keep_prefixes(self, indices: torch.Tensor) -> None:

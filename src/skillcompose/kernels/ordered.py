@@ -1,0 +1,48 @@
+"""Frozen bf16 weights in the order in which a processor multiplies them.
+
+torch orders a weight anew for every product, which takes up to twice as long as a product with a few rows itself.
+Results are the same to the last bit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def ordered(model: torch.nn.Module) -> Iterator[None]:
+    """Meanwhile the weights must not change, and nothing has a gradient."""
+    layers = order(model)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def order(model: torch.nn.Module) -> list[torch.nn.Linear]:
+    """Let linear layers multiply with ordered copies of their weights; returns them, none where torch cannot."""
+    # What torch's own compiler calls; other builds of torch have no oneDNN.
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names) or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []
+    layers = [
+        layer
+        for layer in model.modules()
+        if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu"
+    ]
+    for layer in layers:
+        layer.forward = _product(layer)  # type: ignore[assignment, method-assign]
+    return layers
+
+
+def _product(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+    bias = layer.bias
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), weight, bias, "none", [], "")
+        return out
+
+    return forward

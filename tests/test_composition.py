@@ -18,7 +18,7 @@ from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
 from skillcompose.generation import Sampling, answer_texts, choose, generate
 from skillcompose.models import load_adapter, load_base, using
-from skillcompose.packing import Group, Row, collate, packed
+from skillcompose.packing import Group, Row, collate, group, packed
 from skillcompose.progress import Progress
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
@@ -241,6 +241,15 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
     assert set(titles) & {(*q.bridges, q.subject)[0] for pool in mixture.beside for q in pool}
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]
+
+
+def test_a_mixture_of_one_skill_has_no_row_of_the_other(finished_run: Path) -> None:
+    folder = finished_run / "04-questions"
+    for skill, reads in ((Skill.PARAMETRIC, False), (Skill.CONTEXTUAL, True)):
+        questions = read_jsonl(folder / f"{skill}.train.jsonl", Question)
+        rows = [row for block in Mixture({skill: questions}, []).blocks(40, random.Random(0)) for row in block]
+        assert rows and {row.reads for row in rows} == {reads}
+        assert {row.prompt for row in rows} <= {row.prompt for row in group(questions)}
 
 
 def test_general_rows_are_what_the_base_says_and_stand_among_the_others(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import skillcompose
 from skillcompose.builtin import resolve
@@ -18,7 +19,7 @@ from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import STAGE_NAMES, Run
-from skillcompose.types import Question, Skill, read_jsonl
+from skillcompose.types import Question, Skill, read_json, read_jsonl
 
 TRAIN = [sys.executable, "-m", "skillcompose", "train", "--allow-unmastered"]
 
@@ -105,6 +106,29 @@ def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(
     assert after[0] == before[0] and after[1] != before[1]
     skillcompose.train(recipe, tmp_path / "run", until="adapters", force="adapters", allow_unmastered=True)
     assert adapters[0].stat().st_mtime_ns != before[0]
+
+
+@pytest.mark.parametrize("skill", [Skill.PARAMETRIC, Skill.CONTEXTUAL])
+def test_an_ablated_start_has_seen_nothing_of_the_skill(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, skill: Skill
+) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file).without(skill)
+    assert recipe.name.endswith(f"-without-{skill}")
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
+    adapter = (run.stage("adapters") / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert adapter == (finished_run / "05-adapters" / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns
+    rows = [
+        read_json(folder / "06-composition" / "start" / "training.json")["rows"]
+        for folder in (finished_run, run.folder)
+    ]
+    assert 0 < rows[1] < rows[0]
+    merged = load_file(run.stage("composition") / "merged" / "adapter_model.safetensors")
+    other = Skill.CONTEXTUAL if skill is Skill.PARAMETRIC else Skill.PARAMETRIC
+    alone = load_file(finished_run / "05-adapters" / other / "adapter_model.safetensors")
+    for name, factor in merged.items():
+        assert torch.linalg.matrix_rank(factor.float()) <= min(alone[name].shape)
+    assert (run.stage("composition") / "composed").is_dir()
 
 
 def test_adapters_that_are_trained_at_once_are_the_ones_that_are_trained_one_by_one(

@@ -131,15 +131,16 @@ def main() -> None:
         asked = Path(folder) / "asked.json"
         write_json(asked, record(options.run))
         count = sum(len(prompts) for _, _, prompts in read_json(asked))
-        exact = {name: measure(name, options.run, asked, "float32")["answers"] for name in SIDES}
+        exact = {name: measure(name, options.run, asked, "float32") for name in SIDES}
         for name in SIDES[:-1]:
-            pairs = zip(exact[name], exact["ours"], strict=True)
+            pairs = zip(exact[name]["answers"], exact["ours"]["answers"], strict=True)
             differing = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
             if differing:
                 raise SystemExit(f"{differing} of {count} answers differ from {name} in fp32")
         faster: dict[str, str | None] = {"ours": None}
         for name in SIDES[:-1]:
-            trials = {dtype: measure(name, options.run, asked, dtype)["seconds"] for dtype in ("float32", "bfloat16")}
+            halves = measure(name, options.run, asked, "bfloat16")["seconds"]
+            trials = {"float32": exact[name]["seconds"], "bfloat16": halves}
             faster[name] = min(trials, key=trials.__getitem__)
             print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}")
         turns = [

@@ -28,6 +28,7 @@ OVERRIDE = click.option(
     help="Set one recipe value, e.g. -o composition.grpo.max_steps=20.",
 )
 FORCE = click.option("--force", type=click.Choice(STAGE_NAMES), help="Run this stage again.")
+ATOMIC = click.Choice(["parametric", "contextual"])
 
 
 class Commands(click.Group):
@@ -56,18 +57,14 @@ def main() -> None:
     logger.setLevel(logging.INFO)
 
 
-def read_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
-    values = {}
-    for pair in pairs:
+def load(recipe: Path, overrides: tuple[str, ...]) -> "skillcompose.Recipe":
+    values: dict[str, Any] = {}
+    for pair in overrides:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"-o {pair}: write KEY=VALUE")
         values[key.strip()] = yaml.safe_load(value)
-    return values
-
-
-def load(recipe: Path, overrides: tuple[str, ...]) -> "skillcompose.Recipe":
-    return skillcompose.Recipe.from_yaml(recipe, read_overrides(overrides))
+    return skillcompose.Recipe.from_yaml(recipe, values)
 
 
 @main.command()
@@ -119,6 +116,7 @@ def plan(recipe: Path, folder: Path | None, overrides: tuple[str, ...], force: s
 @FORCE
 @click.option("--until", type=click.Choice(STAGE_NAMES), help="Stop after this stage.")
 @click.option("--allow-unmastered", is_flag=True, help="Go on when an atomic skill is below the mastery gate.")
+@click.option("--ablate", type=ATOMIC, help="RL from a start without this skill, in runs/NAME-without-SKILL.")
 def train(
     recipe: Path,
     folder: Path | None,
@@ -126,9 +124,11 @@ def train(
     force: str | None,
     until: str | None,
     allow_unmastered: bool,
+    ablate: str | None,
 ) -> None:
     """Run the missing and stale stages, in order; interrupted work is resumed."""
     loaded = load(recipe, overrides)
+    loaded = loaded.without(ablate) if ablate else loaded
     run = skillcompose.train(loaded, folder, until=until, force=force, allow_unmastered=allow_unmastered)
     if run.record("evaluation") is not None and until in (None, "evaluation"):
         click.echo(as_shown(run.require("evaluation")))

@@ -18,6 +18,7 @@ from skillcompose.sections import (
     Relation,
     Section,
 )
+from skillcompose.types import Skill
 
 
 class Recipe(Section):
@@ -84,6 +85,13 @@ class Recipe(Section):
 
     def relation(self, name: str) -> Relation:
         return self.facts.relations[name]
+
+    def without(self, skill: str) -> "Recipe":
+        """The recipe of a run of another name, whose start lacks an atomic skill: what can RL make of it?"""
+        parametric, contextual = self.composition.weights
+        weights = (0.0, contextual) if skill == Skill.PARAMETRIC else (parametric, 0.0)
+        composition = self.composition.model_copy(update={"ablate": skill, "weights": weights})
+        return self.model_copy(update={"name": f"{self.name}-without-{skill}", "composition": composition})
 
 
 def path_relations(path: str) -> list[str]:

@@ -192,6 +192,8 @@ class Composition(Section):
 
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
+    ablate: Literal["parametric", "contextual"] | None = None
+    """A skill that its adapter alone brings along: no consolidation and no replay has rows of it, no gate asks."""
     consolidation: Consolidation
     """After the merge, before RL."""
     mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.6, 0.5])

@@ -57,7 +57,7 @@ def check_mastery(results: dict[str, Any], gate: Mastery, stage: str, allow: boo
     """
     failures = []
     for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL):
-        for row, least in zip(results[skill], getattr(gate, skill), strict=False):
+        for row, least in zip(results.get(skill, []), getattr(gate, skill), strict=False):
             if not row["asked"]:
                 continue
             share, noise = row["correct"] / row["asked"], (least * (1 - least) / row["asked"]) ** 0.5

@@ -24,8 +24,9 @@ def run(work: Work) -> None:
     tokenizer = load_tokenizer(base)
     merge_adapters([work.read("adapters") / skill for skill in ATOMIC], list(settings.weights), work.folder / "merged")
     folder = work.read("questions")
+    kept = [skill for skill in ATOMIC if skill != settings.ablate]
     mixture = Mixture(
-        {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in ATOMIC},
+        {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in kept},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
         read_general(work.read("adapters") / GENERAL),
     )
@@ -51,5 +52,7 @@ def run(work: Work) -> None:
         write_json(work.folder / "mastery.json", results)
         del model
         release_memory()
-    check_mastery(read_json(work.folder / "mastery.json"), settings.mastery, "composition", work.allow_unmastered)
+    results = read_json(work.folder / "mastery.json")
+    asked = {str(skill): results[skill] for skill in kept}
+    check_mastery(asked, settings.mastery, "composition", work.allow_unmastered)
     train_grpo(work, base, tokenizer, mixture)

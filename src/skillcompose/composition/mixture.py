@@ -21,20 +21,20 @@ class Mixture:
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
     The entity takes the place of an invented one, so that the passages state nothing true of it. Two `general` rows,
-    where there are some, stand beside each block and are not counted.
+    where there are some, stand beside each block and are not counted. A skill without rows has none in the blocks.
     """
 
     def __init__(
         self, atomic: dict[Skill, list[Question]], complementary: Iterable[Question], general: Sequence[Row] = ()
     ) -> None:
         sets: dict[tuple[Passage, ...], list[Question]] = defaultdict(list)
-        for question in atomic[Skill.CONTEXTUAL]:
+        for question in atomic.get(Skill.CONTEXTUAL, []):
             sets[question.passages].append(question)
         self.sets = list(sets.values())
-        known = atomic[Skill.PARAMETRIC]
+        known = atomic.get(Skill.PARAMETRIC, [])
         single, double, profiles = ([q for q in known if q.hops == hops] for hops in (1, 2, 0))
-        self.beside = [single, double or single, profiles or single]
-        self.alone = [single, double or single]
+        self.beside = [single, double or single, profiles or single] if single else []
+        self.alone = [single, double or single] if single else []
         self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}
@@ -44,10 +44,10 @@ class Mixture:
         blocks = []
         sets = cycle(rng.sample(self.sets, len(self.sets)))
         for number in range(0, rows, BLOCK):
-            read = next(sets)
+            read = next(sets, [])
             asked = rng.sample(read, min(READ, len(read)))
             beside = [rng.choice(pool) for pool in self.beside]
-            asked, passages = _place(self._entities(beside), asked, rng)
+            asked, passages = _place(self._entities(beside), asked, rng) if asked else ([], ())
             known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
@@ -67,6 +67,8 @@ def _place(
     entities: list[str], asked: list[Question], rng: random.Random
 ) -> tuple[list[Question], tuple[Passage, ...]]:
     """The questions and their passages with these entities in the place of passages' titles, one invented one left."""
+    if not entities:
+        return asked, asked[0].passages
     titles = sorted({p.title for p in asked[0].passages})
     rename = _renaming(dict(zip(rng.sample(titles, max(1, len(titles) - 1)), entities, strict=False)))
     passages = tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in asked[0].passages)

@@ -2,9 +2,10 @@
 
     python benchmarks/speed/answering.py        the claims `speed.evaluation_*`; needs the demo's finished run
 
-All three answer the same prompts with the same adapters: every fourth one of each rung of the ladder. In fp32 the
-answers must be identical. Stock has each adapter merged before the clock starts, and is timed in fp32 and in bf16; the
-faster counts. `batches` are 16 left-padded prompts of similar length of one rung.
+All answer with the same adapters, rung by rung of the ladder. In fp32 the answers to every fourth prompt of a rung must
+be identical on all three sides; then all prompts are timed. One at a time an answer takes as long among few as among
+many, so every fourth is timed there, and counts as four. Stock has each adapter merged before the clock starts, and is
+in fp32 or in bf16, whichever is faster. `batches` are 16 left-padded prompts of similar length of one rung.
 """
 
 import argparse
@@ -29,14 +30,14 @@ Rung = tuple[str, str | None, list[str]]
 
 
 def record(run: Path) -> list[Rung]:
-    """What the evaluation of a finished run asks, a part of each rung."""
+    """What the evaluation of a finished run asks."""
     from skillcompose.evaluation.ladder import Ladder
 
     found: list[Rung] = []
 
     class Recorded(Ladder):
         def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
-            found.append((rung, adapter, prompts[::EVERY]))
+            found.append((rung, adapter, prompts))
             return super()._answer(rung, adapter, prompts)
 
     Recorded(work_of(run)).climb()
@@ -128,25 +129,28 @@ def main() -> None:
         side(options.side, options.run, read_json(options.asked))
         return
     with tempfile.TemporaryDirectory() as folder:
-        asked = Path(folder) / "asked.json"
-        write_json(asked, record(options.run))
-        count = sum(len(prompts) for _, _, prompts in read_json(asked))
-        exact = {name: measure(name, options.run, asked, "float32") for name in SIDES}
+        every, some = Path(folder) / "every.json", Path(folder) / "some.json"
+        asked = record(options.run)
+        write_json(every, asked)
+        write_json(some, [(rung, adapter, prompts[::EVERY]) for rung, adapter, prompts in asked])
+        count, fewer = (sum(len(prompts) for *_, prompts in read_json(file)) for file in (every, some))
+        exact = {name: measure(name, options.run, some, "float32") for name in SIDES}
         for name in SIDES[:-1]:
             pairs = zip(exact[name]["answers"], exact["ours"]["answers"], strict=True)
             differing = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
             if differing:
-                raise SystemExit(f"{differing} of {count} answers differ from {name} in fp32")
+                raise SystemExit(f"{differing} of {fewer} answers differ from {name} in fp32")
         faster: dict[str, str | None] = {"ours": None}
         for name in SIDES[:-1]:
-            halves = measure(name, options.run, asked, "bfloat16")["seconds"]
+            halves = measure(name, options.run, some, "bfloat16")["seconds"]
             trials = {"float32": exact[name]["seconds"], "bfloat16": halves}
             faster[name] = min(trials, key=trials.__getitem__)
-            print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}")
-        turns = [
-            [measure(name, options.run, asked, faster[name])["seconds"] for name in SIDES]
-            for _ in range(options.repeats)
-        ]
+            print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}", flush=True)
+        turns: list[list[float]] = []
+        for _ in range(options.repeats):
+            one = measure("single", options.run, some, faster["single"])["seconds"] * count / fewer
+            turns.append([one, *(measure(name, options.run, every, faster[name])["seconds"] for name in SIDES[1:])])
+            print([round(seconds, 1) for seconds in turns[-1]], flush=True)
     single, batches, own = (statistics.median(times) for times in zip(*turns, strict=True))
     print(f"{count} answers: one at a time {single:.1f} s, batches {batches:.1f} s, ours {own:.1f} s")
     command = "python benchmarks/speed/answering.py"

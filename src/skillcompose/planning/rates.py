@@ -26,7 +26,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.run import digest
 from skillcompose.types import read_json, write_json
 
-VERSION = 3  # raise it when something else is measured
+VERSION = 4  # raise it when something else is measured
 KINDS = ("parametric", "contextual", "merged")
 SHORT, PREFIX, BRANCH = 36, 200, 36  # tokens of a row without passages, of passages, of a row about them
 VARIETY = 20  # lengths
@@ -55,7 +55,7 @@ class Rates:
     merge: float
     """Seconds to merge the adapter into the weights before it answers, as every GRPO step does."""
     embed: float
-    """Seconds for a word of a passage."""
+    """Seconds for a word of a passage, by every model that ranks."""
     resident: int
     """Bytes of a process that has loaded the libraries and the base model."""
     bytes: dict[str, int]
@@ -65,20 +65,25 @@ class Rates:
 
 def rates_of(recipe: Recipe, measure: bool = True) -> tuple[Rates | None, str]:
     """What this machine does a second, and why that is not known; measured when it is not in the cache yet."""
-    base, embedder = local(recipe.model, recipe), local(recipe.index.embedder, recipe)
-    if base is None or embedder is None:
-        missing = recipe.model if base is None else recipe.index.embedder
+    used = [recipe.model, recipe.index.embedder]
+    if recipe.index.search == "hybrid" and recipe.index.sparse:
+        used.append(recipe.index.sparse)
+    folders = [local(name, recipe) for name in used]
+    base, embedder, *sparse = folders
+    if base is None or None in folders:
+        missing = used[folders.index(None)]
         return None, f"{missing} is not on this machine yet; `skillcompose fetch` or `train` fetches it"
     skills = (recipe.adapters.parametric, recipe.adapters.contextual)
     merged = {"r": sum(int(skill.lora.get("r", 8)) for skill in skills), "target_modules": "all-linear"}
     settings = {
         "base": str(base),
         "embedder": str(embedder),
+        "sparse": str(sparse[0]) if sparse else None,
         "lora": dict(zip(KINDS, [*(skill.lora for skill in skills), merged], strict=True)),
         "batch": {kind: int(sft.get("per_device_train_batch_size", 8)) for kind, sft in sft_settings(recipe).items()},
     }
     weights = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
-    key = digest([VERSION, machine(), weights, settings["lora"], settings["batch"]])
+    key = digest([VERSION, machine(), weights, settings["lora"], settings["batch"], used[1:]])
     cache = cache_folder() / "rates.json"
     known: dict[str, Any] = read_json(cache) if cache.is_file() else {}
     if key not in known:
@@ -146,7 +151,7 @@ def measured(settings: dict[str, Any]) -> Rates:
 
     from skillcompose.adapters import ATOMIC
     from skillcompose.adapters.processes import threads_each
-    from skillcompose.index.rankings import embed, load_embedder
+    from skillcompose.index.rankings import embed, expand, load_embedder, load_sparse
     from skillcompose.models import load_base
 
     imports = time.monotonic() - begin
@@ -168,6 +173,10 @@ def measured(settings: dict[str, Any]) -> Rates:
     texts = [" ".join(["word"] * WORDS)] * TEXTS
     embed(embedder, texts[:2])
     embedding, _ = _timed(lambda: embed(embedder, texts))
+    if settings["sparse"]:
+        expander = load_sparse(settings["sparse"])
+        expand(expander, texts[:2])
+        embedding += _timed(lambda: expand(expander, texts))[0]
     embedding /= TEXTS * WORDS
     return Rates(imports, load, train, prefill, step, row, merge, embedding, resident, used, bool(threads))
 

@@ -114,7 +114,12 @@ def test_commands_have_these_arguments_and_options(text: str) -> None:
     for line in text.splitlines():
         found = re.match(r"(?:\w+=\S* )*skillcompose (\w+)(.*)", line)
         if found:
-            main.commands[found[1]].make_context(found[1], shlex.split(found[2], comments=True))
+            words = shlex.split(found[2], comments=True)
+            command = main.commands[found[1]]
+            # Unknown options and missing arguments raise here.
+            given = command.make_context(found[1], list(words)).params
+            known = {option: param.name for param in command.params for option in param.opts}
+            assert all(given[known[word]] for word in words if word.startswith("-"))
 
 
 @pytest.mark.parametrize("text", every("python"))
@@ -143,7 +148,8 @@ def test_a_part_of_a_recipe_fits_into_the_starters(text: str, tmp_path: Path) ->
         (tmp_path / "project" / "knowledge" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "project" / "knowledge" / name).write_text(document)
     path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), yaml.safe_load(text))))
-    skillcompose.Recipe.from_yaml(path)
+    whole = skillcompose.Recipe.from_yaml(path).model_dump(mode="json")
+    assert merged(whole, yaml.safe_load(text)) == whole, "something of it was not taken over"
 
 
 def merged(whole: Any, part: Any) -> Any:

@@ -9,6 +9,7 @@ measures the checkout that `PYTHONPATH` names, so two commits are compared by ru
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from skillcompose.models import load_base, load_tokenizer, new_adapter, using
 SIZES = ((1, 300, 1), (4, 300, 1), (16, 300, 1), (48, 300, 1), (96, 120, 1), (8, 250, 8))
 """Prompts, their tokens, rows of each."""
 TOKENS, SEED = 24, 0
+COMMAND = "python benchmarks/speed/decoding.py"
 LORA = {"r": 32, "lora_alpha": 64, "target_modules": "all-linear"}
 
 
@@ -39,17 +41,11 @@ def main() -> None:
             ids = torch.randint(1000, words - 1, (prompts, length)).tolist()
             sampling = Sampling(TOKENS + 1, float(group > 1))
             times = [time.monotonic() for _ in steps(model, endless, ids, group, sampling)]  # type: ignore[arg-type]
-            taken = [1000 * (after - before) for before, after in zip(times, times[1:], strict=False)]
+            taken = [1000 * (after - before) for before, after in pairwise(times)]
             name = f"{prompts}x{group}" if group > 1 else f"{prompts}"
-            print(f"{prompts:3} prompts of {length} tokens, {group} rows each: {statistics.median(taken):6.1f} ms")
-            command = "python benchmarks/speed/decoding.py"
-            claims.write(
-                f"speed.token_ms_{name}",
-                round(statistics.median(taken), 1),
-                "ms a token, median of 24",
-                command,
-                [SEED],
-            )
+            median = round(statistics.median(taken), 1)
+            print(f"{prompts:3} prompts of {length} tokens, {group} rows each: {median:6} ms")
+            claims.write(f"speed.token_ms_{name}", median, "ms a token, median of 24", COMMAND, [SEED])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Frozen bf16 weights in the order in which a processor multiplies them.
 
-torch orders a weight anew for every product, which takes up to twice as long as a product with a few rows itself.
-Results are the same to the last bit.
+torch orders a weight anew for every product, with a few rows a good part of the time. The products are the same.
 """
 
 from collections.abc import Callable, Iterator

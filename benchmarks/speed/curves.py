@@ -81,10 +81,8 @@ def train_epoch(questions: Path, profile: bool) -> None:
 
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
-    rows = [
-        packed(group, tokenizer)
-        for group in training_order(by_passages(read_jsonl(questions, Question)), 1, 8, grpo.SEED)
-    ]
+    groups = by_passages(read_jsonl(questions, Question))
+    rows = training_order([packed(group, tokenizer) for group in groups], 1, 8, grpo.SEED)
     model = new_adapter(load_base(folder), LORA, grpo.SEED)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     batches = [collate(rows[i : i + 8]) for i in range(0, len(rows), 8)]

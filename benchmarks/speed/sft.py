@@ -95,7 +95,8 @@ def side(name: str, model_name: str, questions: Path, count: int, scratch: Path)
         trainer.data_collator = lambda examples: counted(examples, inner)
     else:
         # As the recipe trains them: eight closed-book rows a batch, or two sets of passages with four rows each.
-        batches = [training_order(closed, 1, BATCH, SEED), training_order(read, 1, 2, SEED)]
+        kinds = (closed, BATCH), (read, 2)
+        batches = [training_order([packed(g, tokenizer) for g in some], 1, size, SEED) for some, size in kinds]
         sizes = [BATCH] * (len(closed) // BATCH) + [2] * (len(read) // 2)
         trainer = AdapterTrainer(
             model,
@@ -110,7 +111,7 @@ def side(name: str, model_name: str, questions: Path, count: int, scratch: Path)
             processing_class=tokenizer,
             callbacks=[Clock()],
         )
-        flat = iter([packed(group, tokenizer) for part in batches for group in part])
+        flat = iter([sequence for part in batches for sequence in part])
         ready = [[next(flat) for _ in range(size)] for size in sizes]
         trainer.data_collator = lambda examples: counted(ready[examples[0]["number"]], collate)
     trainer.train()

@@ -4,7 +4,7 @@ Four questions about the same passages cost as much as two rows, and nothing cha
 and to itself only, at the positions that it would have alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -32,6 +32,9 @@ class Row:
 Group = list[Row]
 """Rows of one sequence. Those that read share their passages; the others stand there to save padding."""
 
+Packed = dict[str, list[int]]
+"""A sequence to train on: `input_ids`, `labels`, `position_ids` and `branches`, all of one length."""
+
 
 def group(questions: Iterable[Question]) -> Group:
     return [Row(prompt(q.text, q.passages), q.completion, bool(q.passages)) for q in questions]
@@ -45,11 +48,11 @@ def by_passages(questions: Iterable[Question]) -> list[Group]:
     return [group(together) for together in found.values()]
 
 
-def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
     """One sequence: the prefix that reading rows share (branch 0), then what each row adds to it.
 
-    `input_ids`, `labels` (completions with their end token; -100 elsewhere), `position_ids` and `branches` (positive
-    for rows that see the prefix, negative for those that do not), all of one length.
+    `labels` are completions with their end token, -100 elsewhere; `branches` are positive for rows that see the prefix,
+    negative for those that do not.
     """
     prompts = [tokenizer(row.prompt, add_special_tokens=False).input_ids for row in rows]
     # A row's last prompt token predicts its completion, so it stays in the row's own branch.
@@ -66,7 +69,7 @@ def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[in
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "branches": branches}
 
 
-def collate(sequences: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate(sequences: list[Packed]) -> dict[str, torch.Tensor]:
     """Right-padded (B, T) tensors, and the mask (B, 1, T, T): a row sees itself and, if it reads, the prefix.
 
     The model must take a custom 4D mask (`sdpa` and `eager` attention do).

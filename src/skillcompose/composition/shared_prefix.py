@@ -23,11 +23,10 @@ from skillcompose.kernels import LAYOUTS
 from skillcompose.kernels.head import token_log_probs
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
-from skillcompose.packing import IGNORED, collate, packed
+from skillcompose.packing import IGNORED, Packed, collate, packed
 from skillcompose.training import label_log_probs
 
 logger = logging.getLogger(__name__)
-REPLAY_SEQUENCES = 2
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -56,15 +55,18 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL, but groups stay whole, those with a gradient first, instead of being shuffled over micro-batches."""
+        """As TRL, but groups stay whole instead of being shuffled over micro-batches: those with a gradient first, and
+        beside each other those of similar length."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
             self._keep_rollouts(generation_batch, batch)
-            groups = batch["advantages"].view(-1, self.num_generations)
-            order = torch.argsort((groups == 0).all(1).int(), stable=True)
+            equal = (batch["advantages"] == 0).view(-1, self.num_generations).all(1)
+            prompts = batch["prompt_mask"][:: self.num_generations].sum(1)
+            sizes = prompts + batch["completion_mask"].sum(1).view(-1, self.num_generations).sum(1)
+            order = torch.argsort(sizes + equal * sizes.sum())
             rows = (
                 order[:, None] * self.num_generations + torch.arange(self.num_generations, device=order.device)
             ).flatten()
@@ -106,14 +108,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return loss
 
     def _replay_losses(self, model: Any) -> Iterator[torch.Tensor]:
-        """Weighted mean loss over this step's replayed completion tokens, in parts that fit in memory.
+        """Weighted mean loss over this step's replayed completion tokens, a sequence at a time: none is padded.
 
         At the sampling temperature, so replay teaches the policy as it is sampled.
         """
         sequences = [packed(block, self.processing_class) for block in self.replay.at(self.state.global_step)]
         total = sum(label != IGNORED for found in sequences for label in found["labels"])
-        for i in range(0, len(sequences), REPLAY_SEQUENCES):
-            batch = {n: t.to(self.accelerator.device) for n, t in collate(sequences[i : i + REPLAY_SEQUENCES]).items()}
+        for sequence in sequences:
+            batch = {n: t.to(self.accelerator.device) for n, t in collate([sequence]).items()}
             log_probs = label_log_probs(model, self.accelerator.unwrap_model(model), batch, self.temperature)
             yield -self.replay.weight * log_probs.sum() / total
 
@@ -161,7 +163,7 @@ def score(
     tokens, seen = distinct[:, : ids.shape[1]], distinct[:, ids.shape[1] :].bool()
     prompts = [row[m].tolist() for row, m in zip(tokens[:, :-keep], seen[:, :-keep], strict=True)]
     completions = [row[m].tolist() for row, m in zip(tokens[:, -keep:], seen[:, -keep:], strict=True)]
-    sequences: list[dict[str, list[int]]] = []
+    sequences: list[Packed] = []
     where: list[tuple[int, int]] = []
     for prompt, group in groupby(range(len(prompts)), key=prompts.__getitem__):
         sequence = {"input_ids": prompt[:], "position_ids": [*range(len(prompt))], "branches": [0] * len(prompt)}

@@ -25,7 +25,8 @@ def order(model: torch.nn.Module) -> list[torch.nn.Linear]:
     """Let linear layers multiply with ordered copies of their weights; returns them, none where torch cannot."""
     # What torch's own compiler calls; other builds of torch have no oneDNN.
     names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not there or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return []
     dtypes = [torch.float32, *[torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()]
     layers = [

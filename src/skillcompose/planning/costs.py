@@ -16,7 +16,7 @@ from skillcompose.planning.rates import Rates, sft_settings
 from skillcompose.recipe import Recipe
 from skillcompose.sections import Mastery
 
-PADDING = 1.05  # of a training batch, whose sequences are of similar length
+PADDING = 1.03  # of a training batch, whose sequences are of similar length
 LEARNING = 0.47  # of GRPO's groups have unequal rewards (3 seeds of debian, biographies); the others are not scored
 DISTINCT = 0.85  # of a group's completions
 STAYING = 1.15  # tokens that a finished row is still computed for: rows go by eighths

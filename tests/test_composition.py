@@ -1,6 +1,7 @@
 """Numerics as properties: the merge is the sum, shared prefixes change nothing, the reward cannot be gamed."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
 from skillcompose.adapters.general import ANSWER_TOKENS, read_general, spread, write_general
+from skillcompose.adapters.sft import training_order
 from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
-from skillcompose.generation import Sampling, answer_texts, choose, generate
+from skillcompose.generation import answer_texts
 from skillcompose.models import load_adapter, load_base, using
 from skillcompose.packing import Group, Row, collate, group, packed
 from skillcompose.progress import Progress
@@ -118,64 +120,6 @@ def test_in_bf16_lora_keeps_its_fp32_weights_and_answers_nearly_alike(
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("before", ["", "The same worked example in every prompt. " * 12])
-@pytest.mark.parametrize("names", [["brol", "a much longer name", "fenk"], ["one"]])
-def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str], before: str) -> None:
-    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
-    prompts = [f"{before}Question: What is the size of {name}?\nAnswer:\n" for name in names]
-    tokenizer.padding_side = "left"
-    batch = tokenizer(prompts, return_tensors="pt", padding=True)
-    stock = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    rows = stock.generate(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=20, do_sample=False
-    )
-    expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
-    assert answer_texts(model, tokenizer, prompts, 20) == [text.strip() for text in expected]
-
-
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    torch.manual_seed(0)
-    logits = torch.tensor([2.0, -torch.inf, 0.0, 1.0])
-    drawn = choose(logits.repeat(20_000, 1), 0.5)[:, 0].bincount(minlength=4) / 20_000
-    torch.testing.assert_close(drawn, torch.softmax(logits / 0.5, -1), atol=0.01, rtol=0.0)
-    assert drawn[1] == 0
-
-
-def test_rows_of_a_group_see_what_they_would_see_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
-    prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?", "Is it?")]
-    seen: list[torch.Tensor] = []
-
-    def soon_over(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        seen.append(logits)
-        likely_end = logits.clone()
-        likely_end[:, tokenizer.eos_token_id] += 5
-        return choose(likely_end, temperature)
-
-    monkeypatch.setattr("skillcompose.generation.choose", soon_over)
-    torch.manual_seed(3)
-    rows = generate(model, tokenizer, prompts, 4, Sampling(30, 1.0))
-    assert len({len(row) for row in rows}) > 3, "rows must end at different steps"
-    assert len(seen[-1]) < len(seen[0]), "finished rows must go"
-    for number, row in enumerate(rows):
-        prompt = prompts[number // 4]
-        alone = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
-        for logits, expected in zip(seen, alone, strict=False):
-            assert (logits - expected).abs().amax(-1).min() < 1e-4
-
-
-def test_sampled_groups_have_the_asked_size_and_follow_the_seed(tiny_model: Path) -> None:
-    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
-    prompts = [tokenizer(text).input_ids for text in ("What is it?", "And a longer question, is it?")]
-    draws = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        draws.append(generate(model, tokenizer, prompts, 3, Sampling(12, 1.0)))
-    assert draws[0] == draws[1]
-    assert len(draws[0]) == 6
-    assert len({tuple(row) for row in draws[0][:3]}) > 1
-
-
 def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     torch.manual_seed(0)
@@ -225,6 +169,17 @@ def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model
     alone = [[row] for row in rows]
     torch.testing.assert_close(loss_and_gradient([rows]), loss_and_gradient(alone), atol=1e-4, rtol=1e-4)
     assert len(packed(rows, tokenizer)["input_ids"]) < sum(len(packed(g, tokenizer)["input_ids"]) for g in alone)
+
+
+def test_batches_of_training_are_of_similar_length_and_hold_every_sequence_once_an_epoch() -> None:
+    rng = random.Random(0)
+    sequences = [{"input_ids": [number] * rng.randint(20, 120)} for number in range(500)]
+    ordered = training_order(sequences, 2, 8, 0)
+    assert ordered == training_order(sequences, 2, 8, 0) != training_order(sequences, 2, 8, 1)
+    assert Counter(s["input_ids"][0] for s in ordered) == Counter(dict.fromkeys(range(500), 2))
+    sizes = [[len(s["input_ids"]) for s in ordered[i : i + 8]] for i in range(0, 1000, 8)]
+    assert sum(max(batch) * len(batch) for batch in sizes) < 1.06 * sum(map(sum, sizes))
+    assert sizes != sorted(sizes), "long batches are not all at the end"
 
 
 def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: Path) -> None:

@@ -44,16 +44,6 @@ class GrowingCache(DynamicCache):
         for layer, more in zip(self.layers, other.layers, strict=True):
             layer.join(more, width)
 
-    def close_gaps(self, mask: torch.Tensor) -> torch.Tensor:
-        """Move each row's tokens together, padded at the left; the mask (B, T) says what is no padding."""
-        width = int(mask.sum(-1).max())
-        if not self.joins or width == mask.shape[1]:
-            return mask
-        kept = mask.argsort(-1, stable=True)[:, -width:]
-        for layer in self.layers:
-            layer.pick(kept)
-        return mask.gather(1, kept)
-
     def cut(self, tokens: int) -> None:
         """Forget the first tokens of all rows."""
         for layer in self.layers if tokens else ():
@@ -113,12 +103,6 @@ class GrowingLayer(DynamicLayer):
         self.keys = torch.cat([padded(self.keys), padded(other.keys)])
         self.values = torch.cat([padded(self.values), padded(other.values)])
         self.room = None
-
-    def pick(self, kept: torch.Tensor) -> None:
-        """Keep these tokens (B, T) of each row, in this order."""
-        heads, width = self.keys.shape[1], self.keys.shape[3]
-        where = kept[:, None, :, None].expand(-1, heads, -1, width)
-        self.keys, self.values, self.room = self.keys.gather(2, where), self.values.gather(2, where), None
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)

@@ -72,6 +72,15 @@ def machine() -> str:
     return f"{processor()}, {memory():.0f} GiB"
 
 
+def by_dtype(claim: str) -> str:
+    """Times where bf16 is not the faster one are claims of their own, beside those of machines where it is."""
+    import torch
+
+    from skillcompose.machine import fast_dtype
+
+    return claim if fast_dtype() == torch.bfloat16 else f"{claim}_fp32"
+
+
 def table(patterns: str) -> str:
     results = read()
     rows = ["| claim | value | 95 % interval | seeds | machine | commit, date |", "|---|---|---|---|---|---|"]

@@ -32,7 +32,7 @@ def main() -> None:
     command = [sys.executable, "-m", "skillcompose", "train", str(recipe.source), "--run", str(run.folder)]
     subprocess.run(command, check=True)
     seconds = sum(run.record(name)["seconds"] for name in STAGE_NAMES)  # type: ignore[index]
-    claims.write("quickstart.minutes", round(seconds / 60, 1), "min", COMMAND, [recipe.seed])
+    claims.write(claims.by_dtype("quickstart.minutes"), round(seconds / 60, 1), "min", COMMAND, [recipe.seed])
     policy = skillcompose.Policy.from_run(run.folder)
     policy.answer(QUESTIONS[0])
     times = []
@@ -40,7 +40,8 @@ def main() -> None:
         begin = time.monotonic()
         policy.answer(question)
         times.append(time.monotonic() - begin)
-    claims.write("quickstart.ask_seconds", round(statistics.median(times), 2), "s, median of 9", COMMAND, [recipe.seed])
+    name, median = claims.by_dtype("quickstart.ask_seconds"), round(statistics.median(times), 2)
+    claims.write(name, median, "s, median of 9", COMMAND, [recipe.seed])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from skillcompose.training import (
 )
 from skillcompose.types import read_json, write_json
 
-BUCKET_BATCHES = 16  # with them 2 to 4 % of the demo's batches are padding
+BUCKET_BATCHES = 16  # with them the demo's batches hold 2 to 5 % padding
 VERSION = 2  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
 

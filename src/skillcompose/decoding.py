@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.generation import BATCH_TOKENS, choose, next_logits, prefill
+from skillcompose.generation import BATCH_TOKENS, choose, next_logits
 from skillcompose.kernels.cache import GrowingCache
+from skillcompose.prefill import prefill
 
 
 class Decoding:

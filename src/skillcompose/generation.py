@@ -7,17 +7,15 @@ prompt that is most of the work. Here a group shares its prompt's keys and value
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.kernels.cache import GrowingCache
-from skillcompose.kernels.head import head_at
+from skillcompose.prefill import prefill, together
 from skillcompose.progress import Progress
 
-COMMON = 64  # tokens that all prompts begin with; fewer are not worth a pass of their own
-BATCH_TOKENS = 12_000  # prompts and answers of one batch, padding included
+BATCH_TOKENS = 16_000  # prompts and answers of one batch, padding included
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ def answer_texts(
 ) -> list[str]:
     """One greedy completion per prompt, in the order of the prompts."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     texts = [""] * len(prompts)
     batches: list[list[int]] = []
-    for i in order:
-        if not batches or (len(batches[-1]) + 1) * (len(encoded[i]) + max_new_tokens) > BATCH_TOKENS:
+    for i in together(encoded):
+        longest = max([len(encoded[i]), *(len(encoded[j]) for j in batches[-1])]) if batches else 0
+        if not batches or (len(batches[-1]) + 1) * (longest + max_new_tokens) > BATCH_TOKENS:
             batches.append([])
         batches[-1].append(i)
     for batch in (progress or Progress()).each(batches, what, len(batches)) if progress else batches:
@@ -172,34 +170,6 @@ def sample_counts(
     return found
 
 
-def prefill(
-    model: PreTrainedModel, end: int, prompts: Sequence[list[int]]
-) -> tuple[GrowingCache, torch.Tensor, torch.Tensor]:
-    """The cache of left-padded prompts, the logits (P, V) behind them, and the mask (P, T) of what is no padding."""
-    place = next(model.parameters()).device
-    cache = GrowingCache(model.config)
-    common = _common(prompts)
-    if common:
-        with head_at(model, (slice(None), -1)):
-            model(input_ids=torch.tensor([prompts[0][:common]], device=place), past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(prompts))
-    rest = [row[common:] for row in prompts]
-    width = max(map(len, rest))
-    ids = torch.tensor([[end] * (width - len(row)) + row for row in rest], device=place)
-    mask = torch.tensor([[1] * common + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=place)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, common:]
-    # Not `logits_to_keep`: its slice is not contiguous, and a CPU then copies the head's weights for every prompt.
-    with head_at(model, (slice(None), -1)):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-    return cache, logits, mask
-
-
 def next_logits(
     model: PreTrainedModel, cache: GrowingCache, token: torch.Tensor, mask: torch.Tensor, position: torch.Tensor
 ) -> torch.Tensor:
@@ -212,13 +182,6 @@ def next_logits(
         use_cache=True,
     ).logits[:, -1]
     return logits
-
-
-def _common(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with; each keeps one of its own."""
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*(row[:-1] for row in prompts), strict=False))
-    count = sum(1 for _ in same) if len(prompts) > 1 else 0
-    return count if count >= COMMON else 0
 
 
 def choose(logits: torch.Tensor, temperature: float = 0.0, draws: int = 1) -> torch.Tensor:

@@ -8,6 +8,9 @@ While a group is sampled, its prompt's keys and values are there once (`Shared`)
 one product: copies would be read from memory again for every token of every row.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +28,29 @@ class Shared(NamedTuple):
     own: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring tokens of a row that see what stands at `before`, themselves up to each, and nothing else."""
+
+    begin: int
+    end: int
+    before: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def positions(self) -> range:
+        first = sum(end - begin for begin, end in self.before)
+        return range(first, first + self.end - self.begin)
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        at = self.positions
+        return torch.ones(1, 1, len(at), at.stop, dtype=torch.bool).tril(at.start)
+
+    def seen(self, states: torch.Tensor) -> torch.Tensor:
+        """Of keys or values (1, K, T, D)."""
+        return torch.cat([states[:, :, begin:end] for begin, end in (*self.before, (self.begin, self.end))], 2)
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -33,12 +59,20 @@ def attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    spans: Sequence[Span] = (),
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Query (B, H, T, D), key and value (B, K, S, D), mask (B, 1, T, S) true where seen; returns (B, T, H, D).
 
-    Key and value may be `Shared`, and longer than the mask: what is behind it is room for more tokens.
+    Key and value may be `Shared`, and longer than the mask: what is behind it is room for more tokens. With `spans` the
+    mask does not count: they say what each part of the one row sees.
     """
+    if spans:
+        parts = [
+            attend(module, query[:, :, s.begin : s.end], s.seen(key), s.seen(value), s.mask, scaling, dropout)[0]
+            for s in spans
+        ]
+        return torch.cat(parts, 1), None
     if isinstance(key, Shared):
         return _attend_shared(query, key, value, attention_mask, scaling), None
     batch, heads, length, width = query.shape

@@ -39,6 +39,14 @@ class GrowingCache(DynamicCache):
             for layer in self.layers:
                 layer.keep_prefixes(prompts)
 
+    def spread(self, places: torch.Tensor) -> None:
+        """Of one row make several: `places` (P, T) says where in it each one's tokens stand."""
+        for layer in self.layers:
+            layer.keys, layer.values = (
+                states[0][:, places].transpose(0, 1).contiguous() for states in (layer.keys, layer.values)
+            )
+            layer.room = None
+
     def join(self, other: "GrowingCache", width: int) -> None:
         """Go on with the other's rows too, all with `width` tokens, padded at the left; neither shares a prefix."""
         for layer, more in zip(self.layers, other.layers, strict=True):

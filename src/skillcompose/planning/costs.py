@@ -20,7 +20,7 @@ PADDING = 1.03  # of a training batch, whose sequences are of similar length
 LEARNING = 0.47  # of GRPO's groups have unequal rewards (3 seeds of debian, biographies); the others are not scored
 DISTINCT = 0.85  # of a group's completions
 STAYING = 1.15  # tokens that a finished row is still computed for: rows go by eighths
-BATCH_TOKENS = 12_000  # `generation.BATCH_TOKENS`, which lives beside torch
+BATCH_TOKENS = 16_000  # `generation.BATCH_TOKENS`, which lives beside torch
 CONVERSATIONS = 64  # of the base, in one batch
 TURNS = (40, 24)  # tokens of the longest question and answer in them
 READ_SECONDS = 2e-5  # for a word of a document, by pdfium and Beautiful Soup
@@ -64,13 +64,21 @@ def seconds(recipe: Recipe, found: Amounts, rates: Rates) -> dict[str, float]:
 
 
 def answering(
-    rates: Rates, prompts: float, prompt: float, answer: float, limit: float, samples: int = 1, batches: float = 0
+    rates: Rates,
+    prompts: float,
+    prompt: float,
+    answer: float,
+    limit: float,
+    samples: int = 1,
+    batches: float = 0,
+    shared: float = 0,
 ) -> float:
     """Seconds for so many prompts: read once, then a step for each token up to the limit, which some answer of every
-    batch reaches, and a row's share for each token of every answer."""
+    batch reaches, and a row's share for each token of every answer. All begin with the same `shared` tokens."""
     rows = prompts * samples
-    batches = batches or max(1.0, rows * (prompt + limit) / BATCH_TOKENS) * bool(prompts)
-    return prompts * prompt * rates.prefill + batches * limit * rates.step + STAYING * rows * answer * rates.row
+    batches = batches or max(1.0, rows * (shared + prompt + limit) / BATCH_TOKENS) * bool(prompts)
+    read = batches * shared + prompts * prompt
+    return read * rates.prefill + batches * limit * rates.step + STAYING * rows * answer * rates.row
 
 
 def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
@@ -156,10 +164,10 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     def trained(count: float, size: float, skill: str) -> float:
         return rates.merge + answering(rates, count, size, (1 + GROWTH / 2) * found.answer[skill], limit)
 
-    untuned = SETTING + 3 * found.block
+    worked = SETTING + 2 * found.block
     reading = found.block + found.question["contextual"]
     total = rates.load + found.words * rates.embed + 2
-    total += answering(rates, few, untuned, limit, limit)
+    total += answering(rates, few, prompt, limit, limit, shared=worked)
     total += answering(rates, asked["headline"], prompt, limit, limit)  # an untuned model does not stop
     total += trained(asked["parametric"], found.question["parametric"], "parametric")
     total += trained(asked["contextual"], reading, "contextual")
@@ -169,7 +177,7 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
         total += trained(asked["contextual"], reading, "contextual")
         total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, limit)
     for size in (prompt, 1.7 * prompt):  # full RAG reads twice
-        total += answering(rates, few, untuned - found.block + size, limit, limit)
+        total += answering(rates, few, size, limit, limit, shared=worked)
         total += rates.merge + answering(rates, few, size, answer, limit)
     return total
 

@@ -187,7 +187,8 @@ def _decoding(model: Any) -> tuple[float, float, float]:
     """Seconds for a prompt's token, for a step, and for each row of a step."""
     import torch
 
-    from skillcompose.generation import next_logits, prefill
+    from skillcompose.generation import next_logits
+    from skillcompose.prefill import prefill
 
     prompts = [_tokens(READ, model) for _ in range(ROWS[1])]
     steps = []

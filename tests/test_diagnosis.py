@@ -2,18 +2,22 @@
 
 import math
 import random
+import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from markupsafe import escape
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "diagnosis"))
+import planted
 
 from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
-from skillcompose.evaluation.pass_at_k import as_text, curves, estimate, measure, verdict
+from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, verdict
 from skillcompose.evaluation.report import write_diagnosis
 from skillcompose.generation import Sampling, generate, sample_counts
 from skillcompose.models import load_base, load_tokenizer
@@ -132,54 +136,6 @@ def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
     assert verdict(asked[:5], none, every, 8)["verdict"] == "undecided"
 
 
-def test_planted_policies_get_the_right_verdict_and_the_right_blame() -> None:
-    owners = [f"Ann {letter}" for letter in "ABCDE"]
-    read = [Fact(f"needs:a{i}", f"a{i}", "needs", f"b{i}", Skill.CONTEXTUAL, f"a{i}", "t") for i in range(30)]
-    known = [Fact(f"owner:b{i}", f"b{i}", "owner", owners[i % 5], Skill.PARAMETRIC, f"b{i}", "t") for i in range(30)]
-    rng, samples = random.Random(0), 64
-
-    def says(subject: str, bridge: str, owner: str) -> str:
-        return f"{subject} needs {bridge}.\n{bridge} is owned by {owner}.\nSo: {owner}"
-
-    asked = [
-        Question(
-            f"q{i}", f"Who owns what a{i} needs?", (owners[i % 5],), says(f"a{i}", f"b{i}", owners[i % 5]),
-            Skill.COMPLEMENTARY, "needs > owner", (f"needs:a{i}", f"owner:b{i}"), subject=f"a{i}", bridges=(f"b{i}",),
-            retrieved=True,
-        )
-        for i in range(30)
-    ]  # fmt: skip
-
-    def knows(question: Question) -> str:
-        return question.completion
-
-    def reads(question: Question) -> str:
-        wrong = [owner for owner in owners if owner not in question.answers]
-        return says(question.subject, question.bridges[0], rng.choice(wrong))
-
-    def guesses(question: Question) -> str:
-        return says(question.subject, rng.choice(read).object, rng.choice(owners))
-
-    def rarely(question: Question) -> str:
-        return knows(question) if rng.random() < 0.1 else reads(question)
-
-    def mostly(question: Question) -> str:
-        return knows(question) if rng.random() < 0.9 else reads(question)
-
-    def right(policy: Callable[[Question], str]) -> dict[str, int]:
-        return {q.id: sum(policy(q) == q.completion for _ in range(samples)) for q in asked}
-
-    def blame(policy: Callable[[Question], str]) -> list[str]:
-        finder = Breaks([*read, *known])
-        found = [finder.first(q, text) for q in asked if (text := policy(q)) != q.completion]
-        return [f"{cause} {fact.relation}" for fact, cause in found]
-
-    assert verdict(asked, right(reads), right(knows), samples)["verdict"] == "synthesised"
-    assert verdict(asked, right(rarely), right(mostly), samples)["verdict"] == "amplified"
-    assert verdict(asked, right(guesses), right(guesses), samples)["verdict"] != "synthesised"
-    drawn = curves(asked, {"guesses": right(guesses)}, samples, [*read, *known])
-    for guessed, expected in zip(drawn["guesses"]["share"], drawn["chance"]["share"], strict=True):
-        assert abs(guessed - expected) < 0.1
-    assert blame(knows) == []
-    assert set(blame(reads)) == {"recalled from a neighbour owner"}
-    assert blame(guesses).count("misread needs") > 20
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planted_policies_get_the_right_verdict_and_the_right_blame(seed: int) -> None:
+    assert planted.judged(seed) == dict.fromkeys(("knows", "reads", "guesses", "amplifies"), (True, True))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from skillcompose.kernels.attention import attend
 from skillcompose.kernels.head import token_log_probs
 from skillcompose.kernels.lora import Linear
-from skillcompose.kernels.ordered import order, ordered
+from skillcompose.kernels.ordered import MANY, order, ordered
 from skillcompose.models import load_adapter, load_base, new_adapter, using
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
@@ -82,13 +82,14 @@ def test_using_an_adapter_leaves_every_weight_as_it_was(tiny_model: Path, dtype:
     assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
 
 
+@pytest.mark.parametrize("tokens", [9, MANY])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_ordered_weights_give_the_same_products(tiny_model: Path, dtype: torch.dtype) -> None:
+def test_ordered_weights_give_the_same_products(tiny_model: Path, dtype: torch.dtype, tokens: int) -> None:
     model = load_base(str(tiny_model), dtype)
     can = torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-    ids = torch.randint(1, 200, (2, 9))
+    ids = torch.randint(1, 200, (2, tokens))
     with torch.inference_mode():
         plain = model(ids).logits
         with ordered(model):

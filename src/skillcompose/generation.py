@@ -15,7 +15,7 @@ from skillcompose.kernels.cache import GrowingCache
 from skillcompose.prefill import prefill, together
 from skillcompose.progress import Progress
 
-BATCH_TOKENS = 16_000  # prompts and answers of one batch, padding included
+BATCH_TOKENS = 24_000  # prompts and answers of one batch, padding included
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A key-value cache that grows in place, and of which a group's rows share what their prompt put there."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,11 +42,11 @@ class GrowingCache(DynamicCache):
 
     def spread(self, places: torch.Tensor) -> None:
         """Of one row make several: `places` (P, T) says where in it each one's tokens stand."""
+        size = places.shape[1]
+        places = torch.nn.functional.pad(places, (0, ROOM))
         for layer in self.layers:
-            layer.keys, layer.values = (
-                states[0][:, places].transpose(0, 1).contiguous() for states in (layer.keys, layer.values)
-            )
-            layer.room = None
+            states = (layer.keys, layer.values)
+            layer.take([one[0][:, places].transpose(0, 1).contiguous() for one in states], size)
 
     def join(self, other: "GrowingCache", width: int) -> None:
         """Go on with the other's rows too, all with `width` tokens, padded at the left; neither shares a prefix."""
@@ -62,7 +63,7 @@ class GrowingCache(DynamicCache):
 class GrowingLayer(DynamicLayer):
     """Keys and values with room for more tokens: concatenating copies the whole cache for each of them.
 
-    With `whole`, attention to one new token gets the room too, zeros behind the mask: a product copies what is a part.
+    With `whole`, attention to one new token gets the room too, behind the mask: a product copies what is a part.
     """
 
     def __init__(self, whole: bool = False) -> None:
@@ -117,4 +118,10 @@ class GrowingLayer(DynamicLayer):
         self.room = None
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.keys, self.values, self.room = self.keys[indices], self.values[indices], None
+        rooms = self.room or (self.keys, self.values)
+        self.take([states[indices] for states in rooms], self.keys.shape[2])
+
+    def take(self, rooms: Sequence[torch.Tensor], size: int) -> None:
+        """Go on with these keys and values, of which the first `size` tokens count."""
+        self.room = rooms[0], rooms[1]
+        self.keys, self.values = (states[:, :, :size] for states in rooms)

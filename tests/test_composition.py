@@ -19,9 +19,10 @@ from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
 from skillcompose.generation import answer_texts
-from skillcompose.models import load_adapter, load_base, using
-from skillcompose.packing import Group, Row, collate, group, packed
+from skillcompose.models import load_adapter, load_base, new_adapter, using
+from skillcompose.packing import IGNORED, Group, Row, collate, group, packed
 from skillcompose.progress import Progress
+from skillcompose.training import label_losses
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 TARGETS = ["q_proj", "down_proj"]
@@ -226,6 +227,41 @@ def test_general_rows_are_what_the_base_says_and_stand_among_the_others(
     mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked, rows)
     for block in mixture.blocks(12, random.Random(0)):
         assert len(set(block) & set(rows)) == min(2, len(rows))
+
+
+def test_what_is_kept_costs_its_divergence_from_the_base(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
+    taught = [Row("[1] a: b\n\nWho?\n", "So: a", True), Row("[1] a: b\n\nWhich is it?\n", "So: b", True)]
+    kept = [Row("Tell me!\n", "It is a long story", False, kept=True), Row("Who?\n", "I am", False, False, True)]
+    batch = collate([packed(rows, tokenizer) for rows in ([*taught, *kept], [taught[0], kept[0]], taught[:1])])
+    none = collate([packed(taught, tokenizer), packed(taught[:1], tokenizer), packed(taught[:1], tokenizer)])
+    losses = label_losses(model, model, batch)
+    torch.testing.assert_close(losses.sum(), label_losses(model, model, none).sum())
+    assert losses[-1] == 0, "a new adapter changes nothing"
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+
+    def alone(row: Row) -> torch.Tensor:
+        text = row.prompt + row.completion
+        ids = torch.tensor([tokenizer(text).input_ids + [tokenizer.eos_token_id] * row.ends])
+        with model.disable_adapter(), torch.no_grad():
+            base = model(ids).logits[0, :-1].log_softmax(-1)
+        return torch.nn.functional.kl_div(
+            model(ids).logits[0, :-1].log_softmax(-1), base, reduction="sum", log_target=True
+        )
+
+    expected = label_losses(model, model, none).sum() + 2 * alone(kept[0]) + alone(kept[1])
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert trained and alone(kept[0]) > 0.1
+    found = label_losses(model, model, batch)
+    assert len(found) == int((batch["labels"] != IGNORED).sum())
+    torch.testing.assert_close(found.sum(), expected, rtol=1e-4, atol=1e-4)
+    both = (torch.autograd.grad(loss, trained) for loss in (found.sum(), expected))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_cut_answer_teaches_no_end(tiny_model: Path) -> None:

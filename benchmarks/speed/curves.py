@@ -76,7 +76,7 @@ def train_epoch(questions: Path, profile: bool) -> None:
     from skillcompose.machine import matmul_rate
     from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.packing import by_passages, collate, packed
-    from skillcompose.training import label_log_probs
+    from skillcompose.training import label_losses
     from skillcompose.types import Question, read_jsonl
 
     folder = resolve(MODEL)
@@ -90,7 +90,7 @@ def train_epoch(questions: Path, profile: bool) -> None:
     def train(some: list[dict[str, torch.Tensor]]) -> float:
         begin = time.monotonic()
         for batch in some:
-            (-label_log_probs(model, model, batch).mean()).backward()
+            label_losses(model, model, batch).mean().backward()
             optimiser.step()
             optimiser.zero_grad()
         return time.monotonic() - begin

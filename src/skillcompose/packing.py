@@ -16,6 +16,7 @@ from skillcompose.prompts import prompt
 from skillcompose.types import Question
 
 IGNORED = -100
+KEPT = -200
 PADDING = -1
 
 
@@ -27,6 +28,8 @@ class Row:
     """Whether the prompt begins with passages."""
     ends: bool = True
     """Whether the completion is whole: a cut one teaches no end."""
+    kept: bool = False
+    """Whether each token, the prompt's too, is to stay as likely as the base has it, instead of being taught."""
 
 
 Group = list[Row]
@@ -51,8 +54,8 @@ def by_passages(questions: Iterable[Question]) -> list[Group]:
 def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
     """One sequence: the prefix that reading rows share (branch 0), then what each row adds to it.
 
-    `labels` are completions with their end token, -100 elsewhere; `branches` are positive for rows that see the prefix,
-    negative for those that do not.
+    `labels` are completions with their end token, -200 for what is kept, -100 elsewhere; `branches` are positive for
+    rows that see the prefix, negative for those that do not.
     """
     prompts = [tokenizer(row.prompt, add_special_tokens=False).input_ids for row in rows]
     # A row's last prompt token predicts its completion, so it stays in the row's own branch.
@@ -62,10 +65,11 @@ def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
     for number, (head, row) in enumerate(zip(prompts, rows, strict=True), 2):
         shared = len(prefix) if row.reads else 0
         answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, *[tokenizer.eos_token_id] * row.ends]
-        ids += head[shared:] + answer
-        labels += [IGNORED] * (len(head) - shared) + answer
+        own = head[shared:] + answer
+        ids += own
+        labels += [IGNORED, *[KEPT] * (len(own) - 1)] if row.kept else [IGNORED] * (len(head) - shared) + answer
         positions += range(shared, len(head) + len(answer))
-        branches += [number if row.reads else -number] * (len(head) - shared + len(answer))
+        branches += [number if row.reads else -number] * len(own)
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "branches": branches}
 
 

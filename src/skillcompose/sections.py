@@ -164,7 +164,7 @@ class Adapters(Section):
     """Answers from passages."""
     general: int = Field(512, ge=0)
     """Conversations that the base model holds with itself before training. They are among the parametric rows and are
-    replayed in consolidation and RL, so that the policy keeps what the base could do."""
+    replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

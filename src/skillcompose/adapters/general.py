@@ -1,8 +1,8 @@
 """What the base model says when nobody asks about the knowledge base: rows that keep it from being forgotten.
 
 Given the opening of a user's turn, an instruct model writes a question of its own, and then answers it (Magpie,
-arXiv 2406.08464). So the rows need no data beside the model. Left alone it mostly asks for advice; what people ask
-for in a few words begins with one of `STARTS`.
+arXiv 2406.08464). So the rows need no data beside the model. They are `kept`: their loss is what an adapter changes of
+the base. Left alone it mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
 """
 
 import json
@@ -82,4 +82,4 @@ def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         return []
     answers = generate(model, tokenizer, [ids(prompt) for prompt in prompts], 1, Sampling(ANSWER_TOKENS))
     rows = zip(prompts, answers, strict=True)
-    return [Row(p, tokenizer.decode(row, skip_special_tokens=True), reads=False, ends=ended(row)) for p, row in rows]
+    return [Row(p, tokenizer.decode(row, skip_special_tokens=True), False, ended(row), kept=True) for p, row in rows]

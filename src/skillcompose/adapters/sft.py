@@ -22,28 +22,31 @@ from skillcompose.training import (
     Watch,
     check_moved,
     check_trainable,
-    label_log_probs,
+    label_losses,
     last_checkpoint,
     machine_settings,
 )
 from skillcompose.types import read_json, write_json
 
 BUCKET_BATCHES = 16  # with them the demo's batches hold 2 to 5 % padding
-VERSION = 2  # raise it when the same rows and settings would train another adapter
+VERSION = 3  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
 
 
 class AdapterTrainer(SFTTrainer):
-    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary."""
+    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary.
+
+    What the base says by itself costs what the adapter changes of it.
+    """
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        log_probs = label_log_probs(model, self.accelerator.unwrap_model(model), inputs)
+        losses = label_losses(model, self.accelerator.unwrap_model(model), inputs)
         if num_items_in_batch is None:
-            return -log_probs.mean()
+            return losses.mean()
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return -log_probs.sum() * processes / num_items_in_batch
+        return losses.sum() * processes / num_items_in_batch
 
 
 def train_adapter(

@@ -24,7 +24,7 @@ from skillcompose.kernels.head import token_log_probs
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.packing import IGNORED, Packed, collate, packed
-from skillcompose.training import label_log_probs
+from skillcompose.training import label_losses
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return loss
 
     def _replay_losses(self, model: Any) -> Iterator[torch.Tensor]:
-        """Weighted mean loss over this step's replayed completion tokens, a sequence at a time: none is padded.
+        """Weighted mean loss over this step's replayed tokens, a sequence at a time: none is padded.
 
         At the sampling temperature, so replay teaches the policy as it is sampled.
         """
@@ -116,8 +116,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         total = sum(label != IGNORED for found in sequences for label in found["labels"])
         for sequence in sequences:
             batch = {n: t.to(self.accelerator.device) for n, t in collate([sequence]).items()}
-            log_probs = label_log_probs(model, self.accelerator.unwrap_model(model), batch, self.temperature)
-            yield -self.replay.weight * log_probs.sum() / total
+            losses = label_losses(model, self.accelerator.unwrap_model(model), batch, self.temperature)
+            yield self.replay.weight * losses.sum() / total
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -184,6 +184,6 @@ def score(
     empty = torch.zeros(kept.shape, device=ids.device)
     logps, entropies = (
         empty.masked_scatter(kept, found)[back]
-        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)
+        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)[:2]
     )
     return logps, entropies

@@ -25,7 +25,7 @@ INVENTED = 1.3  # tokens of an invented name, for one of a real one
 SEEN = 0.03  # of the walks are test questions on seen bridges: with subjects that are held out of training
 FREE = 0.85  # of the index facts are left to the contextual skill
 WORDINGS, REFERENCES = 6, 3  # of each relation in training, when the recipe has none
-GENERAL_KEPT, GENERAL_TOKENS = 0.6, 75  # of the base's conversations, and tokens of one
+GENERAL_KEPT, GENERAL_TOKENS = 0.6, 100  # of the base's conversations, and tokens of one, which the base reads as well
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def _training(kind: str, settings: dict[str, Any]) -> list[Any]:
     from skillcompose.memory import release_memory
     from skillcompose.models import load_base, new_adapter, using
     from skillcompose.packing import collate
-    from skillcompose.training import label_log_probs
+    from skillcompose.training import label_losses
 
     torch.manual_seed(0)
     model = load_base(settings["base"])
@@ -231,7 +231,7 @@ def _training(kind: str, settings: dict[str, Any]) -> list[Any]:
     while len(sizes) <= BATCHES or seconds < SECONDS:
         batch = collate([_sequence(kind, model, len(sizes)) for _ in range(settings["batch"][kind])])
         begin = time.monotonic()
-        loss: Any = -label_log_probs(adapted, adapted, batch).mean()
+        loss: Any = label_losses(adapted, adapted, batch).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -39,11 +39,11 @@ def answer_texts(
     texts = [""] * len(prompts)
     batches: list[list[int]] = []
     for i in together(encoded):
-        longest = max([len(encoded[i]), *(len(encoded[j]) for j in batches[-1])]) if batches else 0
-        if not batches or (len(batches[-1]) + 1) * (longest + max_new_tokens) > BATCH_TOKENS:
+        batch = [*batches[-1], i] if batches else []
+        if not batch or len(batch) * (max(len(encoded[j]) for j in batch) + max_new_tokens) > BATCH_TOKENS:
             batches.append([])
         batches[-1].append(i)
-    for batch in (progress or Progress()).each(batches, what, len(batches)) if progress else batches:
+    for batch in progress.each(batches, what, len(batches)) if progress else batches:
         rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
         for i, ids in zip(batch, rows, strict=True):
             texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -61,17 +61,19 @@ def tree(prompts: Sequence[list[int]]) -> tuple[list[Span], list[int], list[list
         """Sorted prompts whose first `read` tokens stand at `before`."""
         while rows:
             first = prompts[rows[0]]
-            alike = [row for row in rows if common(first, prompts[row]) >= read + SHARED]
-            several = len(alike) > 1
-            upto = common(first, prompts[alike[-1]]) if several else len(first)
-            spans.append(Span(len(ids), len(ids) + upto - read, before))
-            path = (*before, (len(ids), len(ids) + upto - read))
+            alike = 1
+            while alike < len(rows) and common(first, prompts[rows[alike]]) >= read + SHARED:
+                alike += 1
+            upto = len(first) if alike == 1 else common(first, prompts[rows[alike - 1]])
+            span = Span(len(ids), len(ids) + upto - read, before)
+            spans.append(span)
             ids.extend(first[read:upto])
-            if several:
-                grow(alike, upto, path)
+            path = (*before, (span.begin, span.end))
+            if alike > 1:
+                grow(rows[:alike], upto, path)
             else:
                 places[rows[0]] = [place for begin, end in path for place in range(begin, end)]
-            rows = rows[len(alike) if several else 1 :]
+            rows = rows[alike:]
 
     grow(sorted(range(len(prompts)), key=prompts.__getitem__), 0, ())
     return spans, ids, places

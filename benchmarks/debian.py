@@ -96,7 +96,8 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     for skill in ("parametric", "contextual"):
         atomic = [r for r in rows if r["skill"] == skill]
         claim(f"loss_{skill}", *claims.score(atomic, [skill, "composed"]))
-    claim("minutes", sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60, unit="min a seed")
+    minutes = sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60
+    claim(claims.by_dtype("minutes"), minutes, unit="min a seed")
 
 
 if __name__ == "__main__":

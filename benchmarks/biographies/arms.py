@@ -4,7 +4,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain, cycle
 from pathlib import Path
@@ -22,7 +22,7 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
 from skillcompose.generation import answer_texts
 from skillcompose.index import Retriever
-from skillcompose.metrics import exact_match
+from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, Row, by_passages
 from skillcompose.pipeline import Work
@@ -31,11 +31,13 @@ from skillcompose.prompts import mentions, prompt
 from skillcompose.questions.complementary import TRAIN_WORDINGS, two_source_walks, worded
 from skillcompose.questions.proof import Proof
 from skillcompose.run import Run
-from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl
+from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl, write_json
 
 RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
 FOLDER = claims.ROOT / "benchmarks" / "biographies"
 PROBE_TOKENS = 40
+PATIENT = "_patient"
+PART, PATIENCE, MOST = 200_000, 2, 2_000_000  # tokens; parts without a better validation; tokens
 CARRIER = "lawyer"  # of the register, in no path of the recipe
 KEPT = ("rung", "question", "skill", "path", "level", "hops", "bridge", "seen", "retrieved", "correct")
 
@@ -47,6 +49,7 @@ class Arm:
         recipe = skillcompose.Recipe.from_yaml(RECIPE, {"seed": seed})
         folder = claims.ROOT / "runs" / f"biographies-{seed}"
         self.run, self.recipe, self.seed = Run(folder), recipe, seed
+        self.patient = name.endswith(PATIENT)
         self.work = Work(recipe, folder.with_name(f"{folder.name}-{name}"), self.run, Progress(), allow_unmastered=True)
         self.work.folder.mkdir(parents=True, exist_ok=True)
         self.base = resolve(recipe.model)
@@ -80,21 +83,50 @@ class Arm:
         texts = [row.prompt + row.completion for group in groups for row in group]
         return sum(map(len, self.tokenizer(texts, add_special_tokens=False).input_ids)) + len(texts)
 
-    def supervised(self, groups: list[Group], budget: int, settings: dict[str, Any], **where: Any) -> int:
-        """Train an adapter on the groups, again and again until the budget is spent; returns the tokens."""
+    def supervised(self, groups: list[Group], budget: int, settings: dict[str, Any], folder: Path, **where: Any) -> int:
+        """Train an adapter on the groups, again and again until the budget is spent; returns the tokens.
+
+        A patient arm has no budget: part after part, each with a schedule of its own, until validation has stopped
+        rising; the best part is kept.
+        """
+        left = cycle(groups)
+        if not self.patient:
+            return self._part(left, budget, settings, folder, **where)
+        parts: list[dict[str, Any]] = []
+        best = 0
+        while len(parts) - best <= PATIENCE and sum(part["tokens"] for part in parts) < MOST:
+            part = self.work.folder / f"part {len(parts) + 1}"
+            spent = self._part(left, PART, settings, part, **where | {"what": part.name})
+            if not (part / "validation.json").is_file():
+                write_json(part / "validation.json", {"tokens": spent, "validation": self.validated(part)})
+            parts.append(read_json(part / "validation.json"))
+            best = max(range(len(parts)), key=lambda at: parts[at]["validation"])
+            where = {"start": part}
+        folder.unlink(missing_ok=True)
+        folder.symlink_to(self.work.folder / f"part {best + 1}")
+        write_json(self.work.folder / "training.json", {"parts": parts})
+        return sum(part["tokens"] for part in parts)
+
+    def _part(
+        self, groups: Iterator[Group], budget: int, settings: dict[str, Any], folder: Path, what: str, **where: Any
+    ) -> int:
         chosen, spent = [], 0
-        for group in cycle(groups):
-            if spent >= budget:
-                break
-            chosen.append(group)
-            spent += self.tokens([group])
+        while spent < budget:
+            chosen.append(next(groups))
+            spent += self.tokens(chosen[-1:])
         settings = {name: value for name, value in settings.items() if name != "num_train_epochs"}
-        scratch = self.work.folder / "work" / where["what"]
         train_adapter(
-            self.base, self.tokenizer, chosen, scratch=scratch, settings=settings, seed=self.seed,
-            progress=self.work.progress, **where,
+            self.base, self.tokenizer, chosen, folder, self.work.folder / "work" / what, settings, self.seed,
+            self.work.progress, what, **where,
         )  # fmt: skip
         return spent
+
+    def validated(self, adapter: Path) -> float:
+        """Percent right of the validation questions that need both skills, over levels."""
+        questions = self.questions(Skill.COMPLEMENTARY, "validation")
+        found = self.answered(adapter, questions, "validation questions")
+        right = [exact_match(text, question.answers) for text, question in zip(found, questions, strict=True)]
+        return 100 * macro_mean([(q.level or "", float(was)) for q, was in zip(questions, right, strict=True)])
 
     def reinforced(self, start: Path) -> int:
         """GRPO from an adapter, as the recipe has it; returns the tokens."""
@@ -125,14 +157,15 @@ class Arm:
     def asked(self, name: str, adapter: Path) -> list[list[Any]]:
         """What the adapter got right of the test questions that `default` is asked."""
         questions = TestSet(self.work).everything
-        model = load_adapter(load_base(self.base), adapter)
-        with using(model, "default"):
-            prompts = [prompt(q.text, q.passages) for q in questions]
-            texts = answer_texts(
-                model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, "test questions"
-            )
+        texts = self.answered(adapter, questions, "test questions")
         found = [judged(name, q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
         return [[getattr(prediction, column) for column in KEPT] for prediction in found]
+
+    def answered(self, adapter: Path, questions: list[Question], what: str) -> list[str]:
+        model = load_adapter(load_base(self.base), adapter)
+        prompts = [prompt(question.text, question.passages) for question in questions]
+        with using(model, "default"):
+            return answer_texts(model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, what)
 
     def probe(self, adapter: Path | None) -> list[bool]:
         """General questions in the chat template: is the answer in what the base model, or the policy, says?"""
@@ -251,3 +284,5 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "consolidation_only": consolidation_only,
     "sum_grpo": sum_grpo,
 }
+ARMS |= {f"{name}{PATIENT}": ARMS[name] for name in ("start_sft_comp", "sft_comp", "sft_mixed")}
+"""Supervised ones again, until their validation stops rising."""

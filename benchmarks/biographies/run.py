@@ -5,8 +5,8 @@
 An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
 tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of
 their seed, are asked the same test questions, and those without RL train on as many tokens as `default` did after the
-point where they part from it. Tokens are counted alike everywhere: each sampled one, and prompt and completion of each
-row that is trained on.
+point where they part from it; `patient` ones until validation has stopped rising, or for two million tokens. Tokens
+are counted alike everywhere: each sampled one, and prompt and completion of each row that is trained on.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from arms import ARMS, FOLDER, KEPT, Arm
+from arms import ARMS, FOLDER, KEPT, PATIENT, Arm
 
 import skillcompose
 from skillcompose.adapters import ATOMIC
@@ -33,6 +33,7 @@ ORDER = [
     *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
     *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "sum_grpo")),
     *((name, 0) for name in ("parametric_only", "contextual_only")),
+    *((f"{name}{PATIENT}", 0) for name in ("start_sft_comp", "sft_comp", "sft_mixed")),
 ]
 
 
@@ -75,12 +76,12 @@ def measure(name: str, seed: int) -> None:
         record["metrics"] = read_json(arm.run.stage("evaluation") / "metrics.json")
         record["probe_base"] = arm.probe(None)
         record["mastery"] = {s: read_json(arm.run.stage(s) / "mastery.json") for s in ("adapters", "composition")}
-        record["grpo"] = read_json(arm.run.stage("composition") / "training.json")
+        record["training"] = read_json(arm.run.stage("composition") / "training.json")
         record["breaks"] = read_json(arm.run.stage("evaluation") / "breaks.json")
     else:
         record["predictions"] = arm.asked(name, adapter)
         if (arm.work.folder / "training.json").is_file():
-            record["grpo"] = read_json(arm.work.folder / "training.json")
+            record["training"] = read_json(arm.work.folder / "training.json")
     write_json(FOLDER / f"{name}-{seed}.json", record)
 
 

@@ -1,0 +1,75 @@
+"""The arms of the biographies' benchmark at a tiny size: a session of hours should not end in a typing mistake."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipes import ROOT, TINY
+
+import skillcompose
+from skillcompose.types import read_json
+
+sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "biographies"))
+import arms
+import biographies_build
+import claims
+import run
+import tables
+
+CHAT = "{% for turn in messages %}Question: {{ turn.content }}\n{% endfor %}Answer:\n"
+
+
+def test_every_arm_is_asked_what_default_was(
+    tmp_path: Path, tiny_model: Path, embedder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(CHAT)
+    biographies_build.build(tmp_path / "world", known=40, reused=40, new=40, seed=0)
+    overrides = TINY | {
+        "model": str(model),
+        "knowledge_base": str(tmp_path / "world"),
+        "index.embedder": str(embedder),
+        "index.min_recall": 0.0,
+        "max_answer_tokens": 200,
+        "composition.grpo.per_device_train_batch_size": 8,
+        "composition.replay.rows": 8,
+    }
+    for skill in ("parametric", "contextual"):
+        overrides[f"adapters.{skill}.sft.warmup_steps"] = 0
+    recipe = skillcompose.Recipe.from_yaml(arms.RECIPE, overrides)
+    file = tmp_path / "biographies.yaml"
+    file.write_text(json.dumps(recipe.model_dump(mode="json")))
+    probe = [json.dumps({"question": "What is the size of brol?", "answers": [str(size)]}) for size in (1, 2)]
+    (tmp_path / "probe.jsonl").write_text("\n".join(probe) + "\n")
+    monkeypatch.setattr(arms, "RECIPE", file)
+    monkeypatch.setattr(arms, "PART", 2000)
+    monkeypatch.setattr(arms, "MOST", 40_000)
+    for module in (arms, run, tables):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(claims, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(claims, "rewrite_readme", lambda: None)
+
+    for name in arms.ARMS:
+        run.measure(name, 0)
+
+    records = {name: read_json(tmp_path / f"{name}-0.json") for name in arms.ARMS}
+    asked = {row[1] for row in records["default"]["predictions"] if row[0] == "composed"}
+    for name, record in records.items():
+        assert record["failure"] is None or "reward" in record["failure"], record["failure"]
+        assert {row[1] for row in record["predictions"] if row[0] in (name, "composed")} == asked
+        assert record["tokens"] > 0 and len(record["probe"]) == 2
+        if name.endswith(arms.PATIENT):
+            parts = record["training"]["parts"]
+            best = max(range(len(parts)), key=lambda at, parts=parts: parts[at]["validation"])
+            assert len(parts) == best + arms.PATIENCE + 1
+            assert (tmp_path / "runs" / f"biographies-0-{name}" / "composed").resolve().name == f"part {best + 1}"
+            assert record["tokens"] >= sum(part["tokens"] for part in parts) >= 2000 * len(parts)
+    run.write_claims(list(records.values()))
+    claimed = read_json(tmp_path / "results.json")
+    assert {"biographies.iid", "biographies.start_sft_comp.zero_shot", "biographies.joint.composition"} <= set(claimed)
+    tables.main()
+    assert "start_sft_comp_patient" in (tmp_path / "RESULTS.md").read_text()

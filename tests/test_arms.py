@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "biographies"))
 import arms
 import biographies_build
 import claims
+import general
 import run
 import tables
 
@@ -47,6 +48,7 @@ def test_every_arm_is_asked_what_default_was(
     monkeypatch.setattr(arms, "RECIPE", file)
     monkeypatch.setattr(arms, "PART", 2000)
     monkeypatch.setattr(arms, "MOST", 40_000)
+    monkeypatch.setattr(general, "QUESTIONS", tmp_path / "probe.jsonl")
     for module in (arms, run, tables):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(claims, "ROOT", tmp_path)

@@ -1,17 +1,16 @@
 """The arms: ways to train a policy from the same questions, at equal tokens. See `run.py`."""
 
-import json
 import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
+import general
 
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
@@ -27,7 +26,7 @@ from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, Row, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
-from skillcompose.prompts import mentions, prompt
+from skillcompose.prompts import prompt
 from skillcompose.questions.complementary import TRAIN_WORDINGS, two_source_walks, worded
 from skillcompose.questions.proof import Proof
 from skillcompose.run import Run
@@ -35,7 +34,6 @@ from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl, wri
 
 RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
 FOLDER = claims.ROOT / "benchmarks" / "biographies"
-PROBE_TOKENS = 40
 PATIENT = "_patient"
 PART, PATIENCE, MOST = 200_000, 2, 2_000_000  # tokens; parts without a better validation; tokens
 CARRIER = "lawyer"  # of the register, in no path of the recipe
@@ -168,14 +166,8 @@ class Arm:
             return answer_texts(model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, what)
 
     def probe(self, adapter: Path | None) -> list[bool]:
-        """General questions in the chat template: is the answer in what the base model, or the policy, says?"""
-        rows = [json.loads(line) for line in (FOLDER / "probe.jsonl").read_text(encoding="utf-8").splitlines()]
-        chats = [[{"role": "user", "content": row["question"]}] for row in rows]
-        prompts = [self.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
-        model = load_base(self.base)
-        with using(load_adapter(model, adapter), "default") if adapter else nullcontext():
-            texts = answer_texts(model, self.tokenizer, prompts, PROBE_TOKENS, self.work.progress, "general questions")
-        return [any(mentions(text, gold) for gold in row["answers"]) for text, row in zip(texts, rows, strict=True)]
+        """Which general questions are answered by the base model, or the policy."""
+        return general.answered(self.base, self.tokenizer, adapter, self.work.progress)
 
 
 def default(arm: Arm) -> tuple[int, Path]:

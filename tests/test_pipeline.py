@@ -141,7 +141,10 @@ def test_adapters_that_are_trained_at_once_are_the_ones_that_are_trained_one_by_
     skillcompose.train(recipe, tmp_path / "run", until="adapters", allow_unmastered=True)
     for skill in ("parametric", "contextual"):
         name = f"05-adapters/{skill}/adapter_model.safetensors"
-        assert (tmp_path / "run" / name).read_bytes() == (finished_run / name).read_bytes()
+        ours, alone = (load_file(folder / name) for folder in (tmp_path / "run", finished_run))
+        # One of them goes on with two threads when the other has ended, and sums are in another order.
+        for key, value in alone.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5)
 
     wrong = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.contextual.sft.learning_rate": 0.0})
     with pytest.raises(TrainingError, match="contextual adapter: the adapter did not change"):

@@ -20,7 +20,7 @@ KINDS = ("parametric", "contextual", "merged")
 RATES = Rates(
     imports=8.0,
     load=1.0,
-    train=dict.fromkeys(KINDS, 2.5e-3),
+    train=dict.fromkeys([*KINDS, "alone"], 2.5e-3),
     prefill=5e-4,
     step=0.02,
     row=1e-3,
@@ -121,7 +121,10 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
     assert predicted(**{"adapters.parametric.sft.num_train_epochs": 4})["adapters"] > 1.3 * base["adapters"]
     assert predicted(**{"evaluation.questions": 20})["evaluation"] < base["evaluation"]
     assert predicted(**{"adapters.general": 0})["adapters"] < base["adapters"]
-    assert predicted(replace(RATES, at_once=True))["adapters"] < base["adapters"]
+    beside = predicted(replace(RATES, at_once=True))["adapters"]
+    assert beside < base["adapters"]
+    faster = replace(RATES, at_once=True, train=RATES.train | {"alone": 1.5e-3})
+    assert predicted(faster)["adapters"] < beside
     for name in ("prefill", "step", "row", "embed"):
         slower = predicted(replace(RATES, **{name: 2 * getattr(RATES, name)}))
         assert sum(slower.values()) > sum(base.values())

@@ -4,7 +4,10 @@
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
+
+from transformers import TrainerCallback
 
 from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
@@ -12,13 +15,23 @@ from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
-from skillcompose.packing import by_passages
+from skillcompose.packing import Group, by_passages, packed
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
 GENERAL = "general.jsonl"
-__all__ = ["ATOMIC", "GENERAL", "check_mastery", "measure", "read_general", "run", "train_adapter", "train_skill"]
+__all__ = [
+    "ATOMIC",
+    "GENERAL",
+    "check_mastery",
+    "measure",
+    "read_general",
+    "run",
+    "tokens_of",
+    "train_adapter",
+    "train_skill",
+]
 
 
 def run(work: Work) -> None:
@@ -45,18 +58,14 @@ def run(work: Work) -> None:
     check_mastery(results, gate, "adapters", work.allow_unmastered)
 
 
-def train_skill(work: Work, skill: Skill) -> None:
+def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """One skill's adapter, on its own."""
     base = resolve(work.recipe.model, work.recipe.source.parent)
-    groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
-    random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-    if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
-        groups = spread(read_general(work.folder / GENERAL), groups)
     settings = getattr(work.recipe.adapters, skill)
     train_adapter(
         base,
         load_tokenizer(base),
-        groups,
+        rows_of(work, skill),
         work.folder / skill,
         work.folder / "work" / skill,
         settings.sft,
@@ -64,4 +73,20 @@ def train_skill(work: Work, skill: Skill) -> None:
         work.progress,
         f"{skill} adapter",
         lora=settings.lora,
+        callbacks=callbacks,
     )
+
+
+def rows_of(work: Work, skill: Skill) -> list[Group]:
+    groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
+    random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
+    if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
+        groups = spread(read_general(work.folder / GENERAL), groups)
+    return groups
+
+
+def tokens_of(work: Work, skill: Skill) -> int:
+    """That the skill's adapter is trained on, those of all epochs."""
+    tokenizer = load_tokenizer(resolve(work.recipe.model, work.recipe.source.parent))
+    epochs = int(getattr(work.recipe.adapters, skill).sft.get("num_train_epochs", 1))
+    return epochs * sum(len(packed(group, tokenizer)["input_ids"]) for group in rows_of(work, skill))

@@ -1,4 +1,7 @@
-"""The process that trains one adapter: `python -m skillcompose.adapters RUN TITLE SKILL ROW`. It says what is wrong."""
+"""The process that trains one adapter: `python -m skillcompose.adapters RUN TITLE SKILL ROW THREADS`.
+
+It says what is wrong. Its input ends with the process beside it, whose cores are then its own: so many threads.
+"""
 
 import ctypes
 import json
@@ -7,7 +10,8 @@ import signal
 import sys
 from contextlib import suppress
 
-from skillcompose.adapters import train_skill
+from skillcompose.adapters import ATOMIC, tokens_of, train_skill
+from skillcompose.adapters.processes import AllCores
 from skillcompose.errors import TrainingError
 from skillcompose.pipeline import Work, load_recipe
 from skillcompose.progress import Progress
@@ -16,14 +20,16 @@ from skillcompose.types import Skill
 
 
 def main() -> None:
-    folder, title, skill, row = sys.argv[1:]
+    folder, title, skill, row, threads = sys.argv[1:]
     with suppress(OSError, AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive who asked for it
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skillcompose").setLevel(logging.INFO)
     run = Run(folder)
     try:
-        train_skill(Work(load_recipe(run), run.stage("adapters"), run, Progress(title, int(row))), Skill(skill))
+        work = Work(load_recipe(run), run.stage("adapters"), run, Progress(title, int(row)))
+        beside = sum(tokens_of(work, other) for other in ATOMIC if other != skill)
+        train_skill(work, Skill(skill), [AllCores(int(threads), beside)])
     except TrainingError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(1) from None

@@ -1,7 +1,8 @@
 """Both adapters at once, each trained in a process of its own with half of the cores.
 
 A small model's step has as much bookkeeping and as many short operations as arithmetic, so a second thread takes off
-only a quarter of it; two processes do two steps in the time of one and a bit.
+only a quarter of it; two processes do two steps in the time of one and a bit. The one with more to do goes on with all
+cores when the other has ended.
 """
 
 import json
@@ -9,7 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose import allocator
 from skillcompose.errors import TrainingError
@@ -18,6 +25,7 @@ from skillcompose.pipeline import Work
 from skillcompose.types import Skill
 
 LARGE = 50_000_000  # bytes of weights; a smaller model is trained before a second process has started
+LOOKING = 0.2  # seconds until a process is looked at again
 
 
 def threads_each(base: str, skills: tuple[Skill, ...]) -> int:
@@ -36,22 +44,61 @@ def train_at_once(work: Work, skills: tuple[Skill, ...], threads: int) -> None:
     """
     environment = os.environ | allocator.environment() | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "skillcompose.adapters", str(work.run.folder.resolve()), work.progress.title]
+    # A process that waits for the other reads its input, which ends then.
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = {
-        skill: subprocess.Popen([*command, skill, str(row)], stdout=subprocess.PIPE, text=True, env=environment)
+        skill: subprocess.Popen([*command, skill, str(row), str(threads * len(skills))], env=environment, **pipes)
         for row, skill in enumerate(skills)
     }
+    left = dict(processes)
     try:
-        for skill, process in processes.items():
-            said, _ = process.communicate()
-            if process.returncode:
-                why = json.loads(said)["error"] if said.startswith("{") else f"ended with {process.returncode}"
-                if process.returncode == -signal.SIGKILL:
-                    why = "was killed; most likely memory ran out: OMP_NUM_THREADS=1 trains one after the other"
-                error = TrainingError(f"{skill} adapter: {why}")
-                error.stage = "adapters"
-                raise error
+        while left:
+            time.sleep(LOOKING)
+            for skill in [skill for skill, process in left.items() if process.poll() is not None]:
+                check_ended(skill, left.pop(skill))
+                for pipe in (other.stdin for other in left.values() if other.stdin):
+                    pipe.close()
     finally:
         for process in processes.values():
             process.terminate()
         for process in processes.values():
             process.wait()
+
+
+def check_ended(skill: Skill, process: "subprocess.Popen[str]") -> None:
+    if not process.returncode:
+        return
+    said = process.stdout.read() if process.stdout else ""
+    why = json.loads(said)["error"] if said.startswith("{") else f"ended with {process.returncode}"
+    if process.returncode == -signal.SIGKILL:
+        why = "was killed; most likely memory ran out: OMP_NUM_THREADS=1 trains one after the other"
+    error = TrainingError(f"{skill} adapter: {why}")
+    error.stage = "adapters"
+    raise error
+
+
+class AllCores(TrainerCallback):
+    """From the step on that is as many tokens into training as the other process has in all: all cores.
+
+    If the other has not ended by then, it is waited for; if it ended before, its cores are idle until then. So the
+    threads of each step, and with them the rounding, do not depend on the clock.
+    """
+
+    def __init__(self, threads: int, tokens: int) -> None:
+        self.threads, self.tokens = threads, tokens
+        self.step: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        seen = accumulate(map(len, kwargs["train_dataloader"].dataset["input_ids"]))
+        self.step = next((row // rows + 1 for row, tokens in enumerate(seen) if tokens >= self.tokens), None)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.step is not None and state.global_step >= self.step:
+            sys.stdin.read()
+            torch.set_num_threads(self.threads)
+            self.step = None

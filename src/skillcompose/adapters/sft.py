@@ -3,13 +3,14 @@
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from skillcompose.errors import TrainingError
@@ -62,6 +63,7 @@ def train_adapter(
     *,
     lora: dict[str, Any] | None = None,
     start: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
 
@@ -100,7 +102,7 @@ def train_adapter(
         train_dataset=Dataset.from_list(ordered),
         processing_class=tokenizer,
         data_collator=collate,
-        callbacks=[Watch(progress, what)],
+        callbacks=[Watch(progress, what), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(ordered):

@@ -93,7 +93,11 @@ def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     for kind, more in (("parametric", extra), ("contextual", 0.0)):
         epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
         spent.append(epochs * (found.tokens[kind] + more) * PADDING * rates.train[kind])
-    total += max(spent) + rates.imports if rates.at_once else sum(spent)
+    if rates.at_once:
+        rest = (max(spent) - min(spent)) * rates.train["alone"] / rates.train["parametric"]
+        total += min(spent) + rest + rates.imports
+    else:
+        total += sum(spent)
     return total + _mastery(recipe, found, rates, settings.mastery)
 
 

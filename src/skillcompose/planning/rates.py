@@ -26,7 +26,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.run import digest
 from skillcompose.types import read_json, write_json
 
-VERSION = 5  # raise it when something else is measured
+VERSION = 6  # raise it when something else is measured
 KINDS = ("parametric", "contextual", "merged")
 SHORT, PREFIX, BRANCH = 36, 200, 36  # tokens of a row without passages, of passages, of a row about them
 VARIETY = 20  # lengths
@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Rates:
     """`train` and `bytes` are for a token of a training batch, by what is trained: short rows of the parametric
-    adapter, rows that share passages of the contextual one, and those of the merged adapter."""
+    adapter, rows that share passages of the contextual one, and those of the merged adapter; `alone` is the parametric
+    one with nothing beside it."""
 
     imports: float
     load: float
@@ -164,6 +165,7 @@ def measured(settings: dict[str, Any]) -> Rates:
     threads = threads_each(settings["base"], ATOMIC)
     trained = {"merged": _training("merged", settings)}
     if threads:
+        trained["alone"] = _training("parametric", settings)
         few = {"OMP_NUM_THREADS": str(threads)}
         processes = {kind: _start(settings | {"only": kind}, few) for kind in map(str, ATOMIC)}
         trained |= {kind: json.loads(process.communicate()[0].splitlines()[-1]) for kind, process in processes.items()}

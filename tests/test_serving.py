@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
+import httpx
 import pytest
+import uvicorn
 from click.testing import CliRunner
 from fastapi.testclient import TestClient
 
@@ -16,7 +20,7 @@ import skillcompose
 from skillcompose import gguf_file
 from skillcompose.cli import main
 from skillcompose.conversation import standalone
-from skillcompose.errors import ModelError, RunError, ServingError
+from skillcompose.errors import ModelError, PromptError, RunError, ServingError
 from skillcompose.live import Live
 from skillcompose.prompts import prompt
 from skillcompose.serving import server
@@ -46,6 +50,15 @@ def test_passages_come_from_the_run_the_app_or_nowhere(policy: skillcompose.Poli
     assert [hit.passage.text for hit in own.passages] == ["brol needs fenk.", "It is old."]
     assert "[1] Passage 1: brol needs fenk.\n[2] Fenk: It is old." in own.prompt
     assert policy.answer(QUESTION, []).prompt == f"Question: {QUESTION}\nAnswer:\n"
+
+
+def test_passages_are_texts_passages_or_what_a_search_found_in_a_list(policy: skillcompose.Policy) -> None:
+    hits = policy.search([QUESTION + " \ud83d"], 2)[0]
+    assert policy.answer(QUESTION, hits).passages == tuple(hits)
+    assert policy.answer(QUESTION, ["half of an emoji: \ud83d"]).completion is not None
+    with pytest.raises(PromptError, match="are a list"):
+        policy.answer(QUESTION, "brol is red")
+    assert policy.answer_batch([]) == list(policy.stream_batch([])) == []
 
 
 def test_streams_threads_and_coroutines_say_what_a_single_call_says(policy: skillcompose.Policy) -> None:
@@ -203,8 +216,11 @@ def test_a_key_is_asked_for_where_others_can_reach_the_server(
         assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").status_code == 200
+        assert client.get("/v1/models", headers={"Host": "x/healthz?"}).status_code == 401
     with TestClient(server.make_app(policy, "tiny"), "http://rebound.example.org") as client:
-        assert client.get("/v1/models").status_code == 421
+        for host in ("rebound.example.org", "{.evil.com", "evil.com/", "localhost@evil.com", "[::1", ""):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == 421
+        assert client.get("/v1/models", headers={"Host": "[::1]:8000"}).status_code == 200
     monkeypatch.delenv("SKILLCOMPOSE_API_KEY", raising=False)
     with pytest.raises(ServingError, match="SKILLCOMPOSE_API_KEY"):
         server.run(finished_run, "0.0.0.0", 8000)
@@ -257,6 +273,34 @@ def test_one_bad_question_fails_alone_and_an_unread_stream_keeps_nobody_waiting(
     assert policy.answer(QUESTION + " \ud83d").completion is not None
 
 
+def test_an_answer_that_nobody_waits_for_is_not_made(policy: skillcompose.Policy, monkeypatch) -> None:
+    """A client on a real socket leaves; it would take twenty tokens more, of half a second each."""
+    steps, step = [], Live.step
+
+    def slow(live: Live) -> None:
+        steps.append(len(live.growing))
+        time.sleep(0.5)
+        step(live)
+
+    monkeypatch.setattr(Live, "step", slow)
+    monkeypatch.setattr(policy, "max_new_tokens", 20)
+    with socket.create_server(("127.0.0.1", 0)) as address:
+        running = uvicorn.Server(uvicorn.Config(server.make_app(policy, "tiny"), log_level="error"))
+        thread = threading.Thread(target=running.run, args=([address],))
+        thread.start()
+        url = f"http://127.0.0.1:{address.getsockname()[1]}"
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/answer", json={"question": QUESTION}, timeout=httpx.Timeout(5, read=1.2))
+        time.sleep(2)
+        done = len(steps)
+        metrics = httpx.get(f"{url}/metrics").text
+        time.sleep(1.5)
+        assert len(steps) == done < 8
+        assert 'status="499"' in metrics
+        running.should_exit = True
+        thread.join()
+
+
 def test_a_failure_is_that_requests_alone(client: TestClient, policy: skillcompose.Policy, monkeypatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(Live, "step", lambda _: 1 / 0)
@@ -281,6 +325,7 @@ def test_chat_asks_until_an_empty_line(finished_run: Path, policy: skillcompose.
     expected = policy.answer(QUESTION)
     assert (expected.text or expected.completion) in result.stdout
     assert "never" not in result.stdout
+    assert CliRunner().invoke(main, ["chat", str(finished_run)], input="").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -291,6 +336,9 @@ def test_chat_asks_until_an_empty_line(finished_run: Path, policy: skillcompose.
         ("And who owns it?", [("Who owns abook?", "nothing readable")], "And who owns abook?"),
         ("Does it need mutt?", [("Who owns abook?", "So: abook")], "Does it need mutt?"),
         ("Who owns it?", [], "Who owns it?"),
+        ("Who leads the IT department?", [("Who owns abook?", "So: abook")], "Who leads the IT department?"),
+        ("Who is her manager?", [("Who owns abook?", "So: abook")], "Who is abook's manager?"),
+        ("Who reports to her in Berlin?", [("Who owns abook?", "So: abook")], "Who reports to abook in Berlin?"),
         ("Who owns it?", [("Hello?", "So: nobody")], "Who owns it?"),
     ],
 )

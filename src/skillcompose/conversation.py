@@ -11,6 +11,8 @@ from skillcompose.prompts import final_answer, normalise, sentences
 
 PRONOUNS = re.compile(r"\b(it|its|they|them|their|he|him|his|she|her|hers|this one|that one)\b", re.I)
 POSSESSIVE = {"its", "their", "his", "hers"}
+# "her manager", but "reports to her in Berlin".
+OWNS = re.compile(r" +(?!(?:about|and|as|at|by|for|from|if|in|of|on|or|to|when|with)\b)\w", re.I)
 Turn = tuple[str, str]
 """A question, and the completion that answered it."""
 
@@ -27,7 +29,15 @@ def standalone(question: str, turns: Sequence[Turn], is_entity: Callable[[str], 
     meant = next((found for turn in reversed(turns) if (found := _meant(turn, is_entity))), None)
     if meant is None:
         return question
-    return PRONOUNS.sub(lambda found: f"{meant}'s" if found.group().casefold() in POSSESSIVE else meant, question)
+
+    def said(found: re.Match[str]) -> str:
+        word, rest = found.group(), question[found.end() :]
+        if word == "IT":  # the department
+            return word
+        owns = word.casefold() in POSSESSIVE or (word.casefold() == "her" and OWNS.match(rest))
+        return f"{meant}'s" if owns else meant
+
+    return PRONOUNS.sub(said, question)
 
 
 def _meant(turn: Turn, is_entity: Callable[[str], bool]) -> str | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from skillcompose.computing import in_one_thread
 from skillcompose.decoding import Decoding
-from skillcompose.types import Answer, Passage, ScoredPassage
+from skillcompose.types import Answer, ScoredPassage
 
 if TYPE_CHECKING:
-    from skillcompose.policy import Policy
+    from skillcompose.policy import Given, Policy
 
 
 @dataclass(eq=False)
@@ -36,9 +36,7 @@ class Live:
         self.waiting: deque[Growing] = deque()
         self.growing: list[Growing] = []
 
-    def join(
-        self, questions: Sequence[str], passages: Sequence[Sequence[Passage | str]] | None = None
-    ) -> list[Growing]:
+    def join(self, questions: Sequence[str], passages: "Sequence[Given] | None" = None) -> list[Growing]:
         """Take these in; they start with the next `step` that has room for them.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, resolve
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
@@ -15,14 +15,14 @@ from skillcompose.generation import BATCH_TOKENS, answer_texts
 from skillcompose.index import Retriever
 from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
-from skillcompose.models import fingerprint, load_base, load_merged, load_tokenizer
+from skillcompose.models import load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run
 from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
 
 SETTINGS = "policy.json"
-Given = Sequence[Passage | str]
+Given = Sequence[Passage | ScoredPassage | str]
 
 
 class Search(Protocol):
@@ -154,8 +154,7 @@ class Policy:
         Raises:
             PromptError: A prompt and its answer do not fit into what the model can read.
         """
-        # A lone surrogate (half of an emoji) is no text that a tokenizer takes.
-        asked = [question.encode("utf-8", "replace").decode() for question in questions]
+        asked = list(map(_whole, questions))
         found = self.passages_for(asked, passages)
         if steps > 1:
 
@@ -169,10 +168,12 @@ class Policy:
         return in_one_thread(answer_texts)(self.model, self.tokenizer, prompts, self.max_new_tokens)
 
     def _prompts(self, asked: list[str], found: list[list[ScoredPassage]]) -> tuple[list[str], list[list[int]]]:
-        prompts = [prompt(q, [hit.passage for hit in hits]) for q, hits in zip(asked, found, strict=True)]
+        if not asked:
+            return [], []
+        prompts = [_whole(prompt(q, [hit.passage for hit in hits])) for q, hits in zip(asked, found, strict=True)]
         # A tokenizer cannot be used by two threads at once.
         encoded: list[list[int]] = in_one_thread(self.tokenizer)(prompts, add_special_tokens=False).input_ids
-        longest = max(map(len, encoded), default=0)
+        longest = max(map(len, encoded))
         room = min(self.model.config.max_position_embeddings, BATCH_TOKENS) - self.max_new_tokens
         if longest > room:
             raise PromptError(f"question and passages have {longest} tokens, more than {room}; give fewer passages")
@@ -187,9 +188,15 @@ class Policy:
         return Answer(final_answer(completion) or "", cite(completion, hits), tuple(hits), asked, completion)
 
     def passages_for(self, questions: Sequence[str], given: Sequence[Given] | None) -> list[list[ScoredPassage]]:
-        """What each question is read with; given passages have score 1."""
+        """What each question is read with; given texts and passages have score 1.
+
+        Raises:
+            PromptError: One text where there should be a list of them.
+        """
         if given is not None:
-            return [[ScoredPassage(_passage(p, n), 1.0) for n, p in enumerate(those, 1)] for those in given]
+            if any(isinstance(those, str) for those in given):
+                raise PromptError("the passages of a question are a list; put a single text into one: [text]")
+            return [[_scored(one, number) for number, one in enumerate(those, 1)] for those in given]
         return self.search(list(questions), self.k)
 
     def search(self, queries: list[str], k: int, where: Mapping[str, str] | None = None) -> list[list[ScoredPassage]]:
@@ -201,15 +208,24 @@ class Policy:
         if self.retriever is None:
             return [[] for _ in queries]
         if isinstance(self.retriever, Retriever):
-            return in_one_thread(self.retriever.search)(queries, k, where)
+            return in_one_thread(self.retriever.search)(list(map(_whole, queries)), k, where)
         if where:
             raise RetrievalError("this policy's retriever is the app's own: choose among its passages there")
         # It may be bound to the app's thread.
         return self.retriever.search(queries, k)
 
 
-def _passage(given: Passage | str, number: int) -> Passage:
-    return given if isinstance(given, Passage) else Passage(f"given#{number}", f"Passage {number}", given, "given", "")
+def _whole(text: str) -> str:
+    """A lone surrogate (half of an emoji) is no text that a tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _scored(given: Passage | ScoredPassage | str, number: int) -> ScoredPassage:
+    if isinstance(given, ScoredPassage):
+        return given
+    if isinstance(given, str):
+        given = Passage(f"given#{number}", f"Passage {number}", given, "given", "")
+    return ScoredPassage(given, 1.0)
 
 
 def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:

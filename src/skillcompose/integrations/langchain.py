@@ -75,7 +75,8 @@ def passages(documents: Sequence[Document]) -> list[Passage]:
     """Documents of any retriever; title, source and position are taken from the metadata where they are."""
     found = []
     for number, given in enumerate(documents, 1):
-        known = {name: str(given.metadata.get(name, "")) for name in ("title", "source", "position", "anchor")}
+        there = {name: value for name, value in given.metadata.items() if value is not None}
+        known = {name: str(there.get(name, "")) for name in ("title", "source", "position", "anchor")}
         known["title"] = known["title"] or f"Passage {number}"
         found.append(Passage(given.id or f"given#{number}", text=given.page_content, **known))
     return found

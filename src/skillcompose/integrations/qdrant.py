@@ -39,7 +39,8 @@ class QdrantSearch:
         return found
 
     def _passage(self, point: Any) -> Passage:
-        known = {name: str((point.payload or {}).get(field, "")) for name, field in self.fields.items()}
+        payload = {name: value for name, value in (point.payload or {}).items() if value is not None}
+        known = {name: str(payload.get(field, "")) for name, field in self.fields.items()}
         if not known["text"]:
             raise IntegrationError(
                 f"point {point.id} of {self.collection!r} has no text in its field {self.fields['text']!r}; "

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from skillcompose import computing
 from skillcompose.live import Growing
-from skillcompose.policy import Policy
-from skillcompose.types import Answer, Passage
+from skillcompose.policy import Given, Policy
+from skillcompose.types import Answer
 
 SIZE = 16  # questions answered together
 WAIT = 0.03  # seconds for others to come along: clients that were answered together ask again together
@@ -22,7 +22,7 @@ class Busy(Exception):
 @dataclass(eq=False)
 class Asked:
     question: str
-    passages: Sequence[Passage | str] | None
+    passages: Given | None
     said: "asyncio.Queue[tuple[Answer | BaseException, bool]]" = field(default_factory=asyncio.Queue)
     """Answers that grow, with whether it is the last one; or what went wrong."""
     gone: bool = False
@@ -36,9 +36,7 @@ class Batches:
         self.waiting: asyncio.Queue[Asked] = asyncio.Queue(PENDING)
         self.answering: dict[Growing, Asked] = {}
 
-    async def ask(
-        self, question: str, passages: Sequence[Passage | str] | None, seconds: float
-    ) -> AsyncIterator[tuple[Answer, bool]]:
+    async def ask(self, question: str, passages: Given | None, seconds: float) -> AsyncIterator[tuple[Answer, bool]]:
         """The answer as it grows, and at last with its hops.
 
         Raises:

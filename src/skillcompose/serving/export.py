@@ -15,10 +15,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose import gguf_file
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import ModelError, RunError
 from skillcompose.generation import answer_texts
-from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
+from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt

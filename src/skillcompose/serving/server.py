@@ -5,15 +5,14 @@ chunk when streaming).
 """
 
 import asyncio
-import hmac
-import ipaddress
 import json
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,18 +25,18 @@ try:
     import uvicorn
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, Response, StreamingResponse
+    from fastapi.responses import Response, StreamingResponse
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+
+    from skillcompose.serving.guard import KEY, is_local, problem, refused, with_body
 except ImportError as error:
     raise ServingError(f'serving needs {error.name}: pip install "skillcompose[serve]"') from error
 
-KEY = "SKILLCOMPOSE_API_KEY"
-MAX_BODY = 256 * 1024
 MAX_QUESTION = 4000  # characters
 SECONDS = 60  # for an answer
-RECEIVE_SECONDS = 10  # for a request's body
 logger = logging.getLogger(__name__)
 
 
@@ -87,22 +86,23 @@ def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
     """Serve until interrupted; requests that are being answered are finished first.
 
     Raises:
-        ServingError: A public address without a key.
+        ServingError: A public address without a key, or one that cannot be had.
     """
     key = os.environ.get(KEY, "")
-    if not key and not _is_local(host):
+    if not key and not is_local(host):
         raise ServingError(f"{host} can be reached from other machines: set {KEY}, or serve on 127.0.0.1")
-    policy = Policy.load(folder)
-    app = make_app(policy, folder.resolve().name, key, log_texts)
-    logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, host, port)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SECONDS, server_header=False)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    try:  # before the model is loaded
+        address = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ServingError(
+            f"cannot serve on {host}:{port} ({error.strerror}); name another --port or --host"
+        ) from error
+    with address:
+        app = make_app(Policy.load(folder), folder.resolve().name, key, log_texts)
+        logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, host, port)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS, server_header=False)
+        with suppress(KeyboardInterrupt):  # all is closed by then
+            uvicorn.Server(config).run([address])
 
 
 def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) -> FastAPI:
@@ -110,7 +110,12 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
     batches = Batches(policy)
     registry = CollectorRegistry()
     requests = Counter("skillcompose_requests", "Requests by path and status", ["path", "status"], registry=registry)
-    seconds = Histogram("skillcompose_seconds", "Seconds to answer, by path", ["path"], registry=registry)
+    seconds = Histogram(
+        "skillcompose_seconds",
+        "Seconds to an answer or a stream's begin, by path",
+        ["path"],
+        registry=registry,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -123,13 +128,16 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
         begin, number = time.monotonic(), uuid.uuid4().hex[:12]
+        request.state.is_disconnected = request.is_disconnected  # a request behind a middleware never learns it
         try:
-            response: Response = _refused(request, key) or await _with_body(request) or await call_next(request)
+            response: Response = refused(request, key) or await with_body(request) or await call_next(request)
+        except ClientDisconnect:
+            response = problem(499, "the client left")
         except Exception:
             # The message may hold a user's text.
             logger.exception("request %s failed", number)
-            response = _problem(500, "the server failed; its log has the request id")
-        path = request.url.path if request.url.path in KNOWN else "other"
+            response = problem(500, "the server failed; its log has the request id")
+        path = request.scope["path"] if request.scope["path"] in KNOWN else "other"
         requests.labels(path, response.status_code).inc()
         seconds.labels(path).observe(time.monotonic() - begin)
         response.headers["x-request-id"] = number
@@ -141,11 +149,11 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()[0]
         where = ".".join(str(part) for part in found["loc"][1:])
-        return _problem(422, f"{where or 'the body'}: {found['msg']}")
+        return problem(422, f"{where or 'the body'}: {found['msg']}")
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        return _problem(error.status_code, str(error.detail))
+    async def raised(request: Request, error: HTTPException) -> Response:
+        return problem(error.status_code, str(error.detail))
 
     async def answered(question: str, passages: list[str] | None = None) -> AsyncIterator[tuple[Answer, bool]]:
         try:
@@ -160,26 +168,30 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         except PromptError as error:
             raise HTTPException(422, str(error)) from None
 
-    async def complete(answers: AsyncIterator[tuple[Answer, bool]]) -> Answer:
-        *_, (answer, _) = [pair async for pair in answers]
-        return answer
+    async def complete(answers: AsyncIterator[tuple[Answer, bool]], request: Request) -> Answer:
+        while True:
+            answer, last = await anext(answers)
+            if last:
+                return answer
+            if await request.state.is_disconnected():
+                raise HTTPException(499, "the client left")
 
     def ended(answer: Answer) -> str:
         """OpenAI's word for why the answer is over."""
         return "length" if len(policy.tokenizer(answer.completion).input_ids) >= policy.max_new_tokens else "stop"
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: Chat) -> Any:
+    async def chat(asked: Chat, request: Request) -> Any:
         *before, (question, _) = asked.turns() or [("", "")]
-        question = policy.standalone(question, before)
         if not question or len(question) > MAX_QUESTION:
             raise HTTPException(422, f"the last user message must have 1 to {MAX_QUESTION} characters")
+        question = policy.standalone(question, before)
         common = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": name}
         answers = answered(question)
         if asked.stream:
             first, last = await anext(answers)  # a refusal is still a status then, not a broken stream
             return StreamingResponse(_chunks(common, first, last, answers, ended), media_type="text/event-stream")
-        found = await complete(answers)
+        found = await complete(answers, request)
         tokens = [len(policy.tokenizer(text).input_ids) for text in (found.prompt, found.completion)]
         message = {"role": "assistant", "content": found.completion}
         choice = {"index": 0, "message": message, "finish_reason": ended(found)}
@@ -191,8 +203,8 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "skillcompose"}]}
 
     @app.post("/answer")
-    async def answer(asked: Question) -> Any:
-        found = await complete(answered(asked.question, asked.passages))
+    async def answer(asked: Question, request: Request) -> Any:
+        found = await complete(answered(asked.question, asked.passages), request)
         return {"completion": found.completion} | cited(found)
 
     @app.post("/retrieve")
@@ -250,36 +262,3 @@ async def _chunks(
         return
     yield event({}, ended(answer), skillcompose=cited(answer))
     yield "data: [DONE]\n\n"
-
-
-def _refused(request: Request, key: str) -> Response | None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if key and request.url.path != "/healthz" and not hmac.compare_digest(given.encode(), key.encode()):
-        return _problem(401, "send the key as `Authorization: Bearer ...`")
-    # A page in the user's browser reaches a local server under a name of its own that resolves to this machine.
-    if not key and not _is_local(request.url.hostname or ""):
-        return _problem(421, f"without a key only local addresses are served; set {KEY} to serve others")
-    return None
-
-
-async def _with_body(request: Request) -> Response | None:
-    """Read the body, but neither a large one nor a slow one."""
-    size = request.headers.get("content-length", "0")
-    if not size.isdigit() or int(size) > MAX_BODY:
-        return _problem(413, f"the body must not be larger than {MAX_BODY} bytes")
-    body = b""
-    try:
-        async with asyncio.timeout(RECEIVE_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY:
-                    return _problem(413, f"the body must not be larger than {MAX_BODY} bytes")
-    except TimeoutError:
-        return _problem(408, f"the body did not arrive within {RECEIVE_SECONDS} seconds")
-    request._body = body
-    return None
-
-
-def _problem(status: int, message: str) -> Response:
-    """As OpenAI's clients expect it."""
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": status}}, status)

@@ -1,6 +1,7 @@
 """The command line as a user types it."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,53 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         code, _, err = invoke(*arguments)
         assert code == 1
         assert err.startswith("Error: ") and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("composition.grpo.learning_rate=1e-4", "'1e-4' is text to YAML, a number is 1.0e-4"),
+        ("adapters.parametric.sft.num_train_epochs=0.5", "not a whole number"),
+        ("adapters.parametric.lora.use_dora=true", "cannot be summed exactly"),
+        ("composition.grpo.num_generations=6", "whole groups"),
+        ("composition.grpo.top_p=0.9", "whole distribution"),
+        ("composition.reward=nobody.rewards:score", "no module 'nobody.rewards' is installed"),
+        ("composition.reward=broken:score", "broken.py is no Python"),
+        ("composition.reward=mine:scor", "did you mean 'score'"),
+        ("name=[", "no YAML"),
+        ("name", "write KEY=VALUE"),
+        ("2024=x", "2024: is not a setting"),
+    ],
+)
+def test_what_would_fail_hours_later_is_said_at_once(pair: str, message: str, tmp_path: Path) -> None:
+    text = (ROOT / "recipes/quickstart.yaml").read_text().replace("../examples/debian", str(ROOT / "examples/debian"))
+    (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "broken.py").write_text("def score(:\n")
+    (tmp_path / "mine.py").write_text("from functools import partial\nscore = partial(max)\n")
+    code, _, err = invoke("check", str(tmp_path / "r.yaml"), "-o", pair)
+    assert code == 1 and message in err and "1 problem" in err
+    assert invoke("check", str(tmp_path / "r.yaml"), "-o", "composition.reward=mine:score")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("# Größe\n".encode("latin-1"), "is not UTF-8"),
+        (b"on: 1\n2024: x\nname: n\n", "2024: keys should be strings"),
+        (b"facts:\n  relations:\n    a: {}\n    b: {}\n    a: {}\n", "'a' stands twice"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_one_message(written: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(written)
+    code, _, err = invoke("check", str(tmp_path / "r.yaml"))
+    assert code == 1 and message in err
+
+
+def test_an_address_that_is_taken_is_said_before_a_model_is_loaded(finished_run: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, err = invoke("serve", str(finished_run), "--port", str(taken.getsockname()[1]))
+    assert code == 1 and "name another --port" in err
+    assert invoke("serve", str(finished_run), "--port", "99999")[0] == 2
 
 
 def test_ask_eval_and_report_print_what_a_program_can_read(finished_run: Path) -> None:

@@ -14,10 +14,11 @@ from markupsafe import escape
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "diagnosis"))
 import planted
 
+from skillcompose.errors import RunError
 from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
-from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, verdict
+from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, named, verdict
 from skillcompose.evaluation.report import write_diagnosis
 from skillcompose.generation import Sampling, generate, sample_counts
 from skillcompose.models import load_base, load_tokenizer
@@ -43,6 +44,11 @@ def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Pa
     lines = records[0].read_text().splitlines()
     records[0].write_text("\n".join([*lines[:-1], lines[-1][:9]]) + "\n")
     assert measure(run, 8, 2).keys() == found.keys()
+    assert list(named([run.stage("composition") / "composed"])) == [f"{run.folder.name}-06-composition-composed"]
+    with pytest.raises(RunError, match="of the same name"):
+        named([merged, merged])
+    with pytest.raises(RunError, match="nothing to sample"):
+        measure(run, 8, 2, levels=())
 
 
 def test_samples_that_agree_are_counted_once_and_unwanted_ones_are_given_up(finished_run: Path) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from test_recipes import TINY
 
 import skillcompose
-from skillcompose import checks, sections
+from skillcompose import libraries, sections
 from skillcompose.cli import main
 from skillcompose.starter import write_project
 
@@ -147,6 +147,7 @@ def test_a_part_of_a_recipe_fits_into_the_starters(text: str, tmp_path: Path) ->
     for name, document in DOCUMENTS.items():
         (tmp_path / "project" / "knowledge" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "project" / "knowledge" / name).write_text(document)
+    (path.parent / "rewards.py").write_text("def right_or_near(completions, **columns): ...\n")
     path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), yaml.safe_load(text))))
     whole = skillcompose.Recipe.from_yaml(path).model_dump(mode="json")
     assert merged(whole, yaml.safe_load(text)) == whole, "something of it was not taken over"
@@ -179,7 +180,7 @@ def test_every_section_of_a_recipe_is_in_the_reference() -> None:
     for name, kind in vars(sections).items():
         if isinstance(kind, type) and issubclass(kind, sections.Section) and kind is not sections.Section:
             assert f"::: skillcompose.sections.{name}\n" in text
-    assert all(f"`{name}`" in text for name in checks.OWNED)
+    assert all(f"`{name}`" in text for name in libraries.OWNED)
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -1,16 +1,11 @@
-"""Every problem of a recipe, with its dotted path and the nearest valid name, in well under a second.
-
-The settings of TRL and PEFT are read from the installed sources: importing TRL takes six seconds.
-"""
+"""Every problem of a recipe, with its dotted path and the nearest valid name, in well under a second."""
 
 import ast
 import copy
-import difflib
 import importlib.util
 import re
 import string
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from skillcompose.builtin import BUILTIN
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.libraries import LIBRARY_SETTINGS, nearest, problems_at
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.sections import MODELS
 from skillcompose.tables import table_names
-
-OWNED = {
-    "output_dir": "the run folder decides",
-    "seed": "set `seed` at the top of the recipe",
-    "data_seed": "set `seed` at the top of the recipe",
-    "use_cpu": "chosen from the machine",
-    "bf16": "chosen from the machine",
-    "fp16": "chosen from the machine",
-    "report_to": "a run writes its own metrics",
-    "resume_from_checkpoint": "`skillcompose train` resumes by itself",
-    "save_strategy": "checkpoints are written by `save_steps`",
-    "packing": "rows are short; use per_device_train_batch_size",
-    "max_length": "rows are never truncated",
-    "train_sampling_strategy": "the order of rows is fixed by the seed",
-    "remove_unused_columns": "rows hold what the trainer reads",
-    "temperature_eval": "evaluation is greedy",
-    "task_type": "always CAUSAL_LM",
-}
-
-
-def _nearest(name: str, valid: Any) -> str:
-    found = difflib.get_close_matches(name, [str(option) for option in valid], n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; valid: {', '.join(sorted(map(str, valid))[:12])}"
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
@@ -65,26 +38,26 @@ def explain(error: ValidationError, data: dict[str, Any], source: Path) -> list[
     for item in error.errors():
         loc, kind = item["loc"], item["type"]
         if kind == "extra_forbidden":
-            message = "is not a setting" + _nearest(str(loc[-1]), _fields_at(loc))
+            message = "is not a setting" + nearest(str(loc[-1]), _fields_at(loc))
         elif kind == "missing":
             message = "is required"
         elif kind == "literal_error":
             expected = [option.strip(" '") for option in str(item["ctx"]["expected"]).replace(" or ", ",").split(",")]
-            message = f"is {item['input']!r}" + _nearest(str(item["input"]), expected)
+            message = f"is {item['input']!r}" + nearest(str(item["input"]), expected)
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
         problems.append((".".join(map(str, loc)), message))
         if _fields_at(loc):  # Without a setting, not without an entry that others may name.
             _section(rest, loc[:-1]).pop(loc[-1], None)
     try:
-        return problems + problems_of(Recipe(**rest | {"source": source}))
+        return problems + problems_of(Recipe.model_validate(rest | {"source": source}))
     except ValidationError:
         # Something required is missing: what can be said without a whole recipe.
         index = _section(data, ("index",))
         named = {"model": data.get("model")} | {f"index.{name}": index.get(name) for name in MODELS}
         problems += _check_models(named, source.parent)
-        for place, name in LIBRARY_SETTINGS.items():
-            problems += _check_settings(place, name, _section(data, place.split(".")))
+        for place in LIBRARY_SETTINGS:
+            problems += problems_at(place, _section(data, place.split(".")))
         return problems
 
 
@@ -93,54 +66,6 @@ def _section(data: Any, loc: Iterable[Any]) -> dict[Any, Any]:
     for part in loc:
         data = data.get(part) if isinstance(data, dict) else None
     return data if isinstance(data, dict) else {}
-
-
-LIBRARY_SETTINGS = {
-    "adapters.parametric.lora": "lora",
-    "adapters.parametric.sft": "sft",
-    "adapters.contextual.lora": "lora",
-    "adapters.contextual.sft": "sft",
-    "composition.consolidation.sft": "sft",
-    "composition.grpo": "grpo",
-}
-SOURCES = {
-    "lora": [("peft", "tuners/lora/config.py", "LoraConfig"), ("peft", "config.py", "PeftConfig")],
-    "sft": [("trl", "trainer/sft_config.py", "SFTConfig")],
-    "grpo": [("trl", "trainer/grpo_config.py", "GRPOConfig")],
-}
-TRAINING_ARGUMENTS = [
-    ("trl", "trainer/base_config.py", "_BaseConfig"),
-    ("transformers", "training_args.py", "TrainingArguments"),
-]
-
-
-@cache
-def library_fields(kind: str) -> frozenset[str]:
-    """Names of a configuration class, read from the source."""
-    names = set()
-    for package, file, class_name in SOURCES[kind] + (TRAINING_ARGUMENTS if kind != "lora" else []):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        path = Path(spec.origin).parent / file
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and node.name == class_name:
-                names |= {
-                    item.target.id
-                    for item in node.body
-                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-                }
-    return frozenset(names)
-
-
-def _check_settings(place: str, kind: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
-    problems = []
-    for name in settings:
-        if name in OWNED:
-            problems.append((f"{place}.{name}", f"is set by skillcompose: {OWNED[name]}"))
-        elif name not in (valid := library_fields(kind)):
-            problems.append((f"{place}.{name}", "is not a setting of the library" + _nearest(name, valid)))
-    return problems
 
 
 def _placeholders(template: str) -> set[str]:
@@ -153,16 +78,17 @@ def _placeholders(template: str) -> set[str]:
 def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     """Problems that need more than one value: files, columns, paths, templates, models."""
     problems: list[tuple[str, str]] = []
-    for place, kind in LIBRARY_SETTINGS.items():
+    for place in LIBRARY_SETTINGS:
         found: Any = recipe
         for part in place.split("."):
             found = getattr(found, part)
-        problems += _check_settings(place, kind, found)
+        problems += problems_at(place, found)
     problems += _check_models(
         {"model": recipe.model} | {f"index.{name}": getattr(recipe.index, name) for name in MODELS},
         recipe.source.parent,
     )
-    problems += _check_reward(recipe)
+    if wrong := _wrong_with_reward(recipe):
+        problems.append(("composition.reward", wrong))
     # Not above: it imports what reads a recipe.
     from skillcompose.facts.documents import is_document
     from skillcompose.facts.sources import columns_of
@@ -176,7 +102,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             files = (recipe.folder / name, recipe.folder / name.rpartition("#")[0])
             # A file that is there and cannot be read has a reason of its own.
             if name not in tables and not is_document(name) and not any(file.is_file() for file in files):
-                problems.append((f"facts.tables.{name}", "no such table" + _nearest(name, tables)))
+                problems.append((f"facts.tables.{name}", "no such table" + nearest(name, tables)))
                 continue
             try:
                 wanted = {r.column for r in recipe.facts.relations.values() if r.table == name} | {table.key}
@@ -186,7 +112,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 continue
             if table.key not in columns[name]:
                 problems.append(
-                    (f"facts.tables.{name}.key", f"no column {table.key!r}" + _nearest(table.key, columns[name]))
+                    (f"facts.tables.{name}.key", f"no column {table.key!r}" + nearest(table.key, columns[name]))
                 )
     for number, pattern in enumerate(recipe.facts.sensitive):
         try:
@@ -204,13 +130,13 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         place = f"facts.relations.{name}"
         if relation.table not in recipe.facts.tables:
             problems.append(
-                (f"{place}.table", f"no table {relation.table!r}" + _nearest(relation.table, recipe.facts.tables))
+                (f"{place}.table", f"no table {relation.table!r}" + nearest(relation.table, recipe.facts.tables))
             )
         elif relation.table in columns and relation.column not in columns[relation.table]:
-            hint = _nearest(relation.column, columns[relation.table])
+            hint = nearest(relation.column, columns[relation.table])
             problems.append((f"{place}.column", f"no column {relation.column!r}" + hint))
         if relation.leads_to and relation.leads_to not in recipe.facts.tables:
-            hint = _nearest(relation.leads_to, recipe.facts.tables)
+            hint = nearest(relation.leads_to, recipe.facts.tables)
             problems.append((f"{place}.leads_to", f"no table {relation.leads_to!r}" + hint))
         if relation.sensitive and relation.place == "weights":
             problems.append((f"{place}.sensitive", "what the weights learn cannot be sensitive; place it in the index"))
@@ -233,9 +159,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
             names = path_relations(path)
             unknown = [name for name in names if name not in recipe.facts.relations]
             for name in unknown:
-                problems.append(
-                    (f"questions.{field}", f"no relation {name!r}" + _nearest(name, recipe.facts.relations))
-                )
+                problems.append((f"questions.{field}", f"no relation {name!r}" + nearest(name, recipe.facts.relations)))
             places = [recipe.relation(n).place for n in names] if not unknown else []
             if places and (places[0] != "index" or len(places) < 2 or set(places[1:]) != {"weights"}):
                 problems.append(
@@ -251,18 +175,37 @@ def _check_models(named: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
             continue
         if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:
             valid = [f"builtin:{known}" for known in BUILTIN]
-            problems.append((place, f"no built-in model {name!r}" + _nearest(name, valid)))
+            problems.append((place, f"no built-in model {name!r}" + nearest(name, valid)))
         elif name.startswith((".", "/", "~")) and not (beside / Path(name).expanduser()).is_dir():
             problems.append((place, f"no model folder {name!r}"))
     return problems
 
 
-def _check_reward(recipe: Recipe) -> list[tuple[str, str]]:
+def _wrong_with_reward(recipe: Recipe) -> str | None:
     """The file is read, not run."""
     module, _, function = recipe.composition.reward.partition(":")
+    if not function:
+        return None
     file = recipe.source.parent / f"{module.replace('.', '/')}.py"
-    if not function or not file.is_file():
-        return []  # an installed module is looked for when it is needed
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    return [] if function in names else [("composition.reward", f"{file.name} has no function {function!r}")]
+    if not file.is_file():
+        try:
+            installed = importlib.util.find_spec(module)
+        except ImportError:
+            installed = None
+        return None if installed else f"no {file.name} beside the recipe, and no module {module!r} is installed"
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except (SyntaxError, UnicodeDecodeError) as error:
+        return f"{file.name} is no Python: {error}"
+    names = [name for node in body for name in _bound(node)]
+    return None if function in names else f"{file.name} has no function {function!r}" + nearest(function, names)
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """Names that a module's statement binds."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in statement.names]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -5,11 +5,11 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 import skillcompose
 from skillcompose.errors import SkillComposeError
@@ -41,7 +41,8 @@ class Commands(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted; the same command goes on from here.", err=True)
+            resumed = ctx.invoked_subcommand in ("train", "eval")
+            click.echo("\nInterrupted" + "; the same command goes on from here." * resumed, err=True)
             ctx.exit(130)
 
 
@@ -58,13 +59,9 @@ def main() -> None:
 
 
 def load(recipe: Path, overrides: tuple[str, ...]) -> "skillcompose.Recipe":
-    values: dict[str, Any] = {}
-    for pair in overrides:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise click.UsageError(f"-o {pair}: write KEY=VALUE")
-        values[key.strip()] = yaml.safe_load(value)
-    return skillcompose.Recipe.from_yaml(recipe, values)
+    from skillcompose.recipe import parsed
+
+    return skillcompose.Recipe.from_yaml(recipe, parsed(overrides))
 
 
 @main.command()
@@ -163,14 +160,15 @@ def chat(run: Path) -> None:
     """
     policy = skillcompose.Policy.load(run)
     turns: list[tuple[str, str]] = []
-    while said := click.prompt("", default="", show_default=False, prompt_suffix="> ").strip():
-        question = policy.standalone(said, turns)
-        if question != said:
-            click.echo(f"({question})")
-        answer = policy.answer(question)
-        turns.append((question, answer.completion))
-        click.echo(answer.text or f"(no readable answer) {answer.completion}")
-        click.echo(hops_shown(answer), nl=False)
+    with suppress(EOFError):  # at which click's own prompt aborts
+        for said in iter(lambda: input("> ").strip(), ""):
+            question = policy.standalone(said, turns)
+            if question != said:
+                click.echo(f"({question})")
+            answer = policy.answer(question)
+            turns.append((question, answer.completion))
+            click.echo(answer.text or f"(no readable answer) {answer.completion}")
+            click.echo(hops_shown(answer), nl=False)
 
 
 @main.command(name="eval")
@@ -216,10 +214,10 @@ def evaluate(
         click.echo(json.dumps(shares) if as_json else sources.as_text(shares))
         show_diagnosis(opened)
     elif pass_at_k:
-        from skillcompose.evaluation.pass_at_k import as_text, measure
+        from skillcompose.evaluation.pass_at_k import as_text, measure, named
         from skillcompose.progress import Progress
 
-        found = measure(opened, pass_at_k, questions, Progress(), {path.resolve().name: path for path in others})
+        found = measure(opened, pass_at_k, questions, Progress(), named(others))
         click.echo(json.dumps(found) if as_json else as_text(found))
         show_diagnosis(opened)
     elif as_json:
@@ -260,7 +258,7 @@ def export(run: Path, folder: Path, form: str) -> None:
 @main.command()
 @RUN
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--log-texts", is_flag=True, help="Log questions and answers too.")
 def serve(run: Path, host: str, port: int, log_texts: bool) -> None:
     """Serve the policy of a run or an exported folder: OpenAI's chat API, /answer, /retrieve, /metrics.

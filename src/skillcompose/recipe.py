@@ -1,5 +1,6 @@
 """The recipe: one YAML file, one section per stage, typed and checked as a whole before anything is loaded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from skillcompose.sections import (
 from skillcompose.types import Skill
 
 
+class Unambiguous(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and a relation is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 class Recipe(Section):
     """A whole recipe. `source` is the file it came from; relative paths start at its folder."""
 
@@ -35,7 +48,8 @@ class Recipe(Section):
     max_new_tokens: int = Field(48, ge=8)
     """Longest answer in tokens, wherever the model answers."""
     max_answer_tokens: int = Field(40, ge=1)
-    """A longer one earns no reward; a question whose gold answer is longer is dropped. 20 for each hop are enough."""
+    """A longer one earns no reward; a question whose gold answer is longer is dropped. 20 for each hop are enough,
+    and `max_new_tokens` must leave room for them."""
     passages: Passages = Passages()
     facts: Facts
     index: Index = Index()
@@ -58,9 +72,11 @@ class Recipe(Section):
         """
         path = Path(path)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = yaml.load(path.read_text(encoding="utf-8"), Unambiguous)
         except OSError as error:
             raise RecipeError(str(path), [("file", f"cannot be read ({error.strerror}); check the path")]) from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(str(path), [("file", f"is not UTF-8 (byte {error.start}); save it as UTF-8")]) from error
         except yaml.YAMLError as error:
             where = " ".join(str(error).split())
             raise RecipeError(str(path), [("file", f"is not valid YAML: {where}")]) from error
@@ -70,7 +86,7 @@ class Recipe(Section):
         from skillcompose.checks import explain, problems_of
 
         try:
-            recipe = cls(**data | {"source": path})
+            recipe = cls.model_validate(data | {"source": path})
         except ValidationError as error:
             raise RecipeError(str(path), problems + explain(error, data, path)) from None
         problems += problems_of(recipe)
@@ -92,6 +108,27 @@ class Recipe(Section):
         weights = (0.0, contextual) if skill == Skill.PARAMETRIC else (parametric, 0.0)
         composition = self.composition.model_copy(update={"ablate": skill, "weights": weights})
         return self.model_copy(update={"name": f"{self.name}-without-{skill}", "composition": composition})
+
+
+def parsed(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["seed=1"]` -> `{"seed": 1}`: what the command line's `-o` sets, values as in YAML.
+
+    Raises:
+        RecipeError: A pair without a key, or with a value that is no YAML.
+    """
+    values, problems = {}, []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            problems.append((pair, "write KEY=VALUE"))
+            continue
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            problems.append((pair, f"the value is no YAML; put it into quotes: {key}='\"...\"'"))
+    if problems:
+        raise RecipeError("-o", problems)
+    return values
 
 
 def path_relations(path: str) -> list[str]:

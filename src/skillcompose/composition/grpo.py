@@ -23,6 +23,7 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward, own_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
 from skillcompose.errors import TrainingError
+from skillcompose.libraries import GRPO
 from skillcompose.models import load_adapter, load_base
 from skillcompose.packing import Group
 from skillcompose.pipeline import Work
@@ -113,24 +114,9 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
 
 
 def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions: int) -> GRPOConfig:
-    """TRL's configuration with defaults that fit a CPU; the recipe's `grpo:` comes on top."""
-    defaults: dict[str, Any] = {
-        "loss_type": "dr_grpo",
-        "scale_rewards": "group",
-        "beta": 0.0,
-        "num_generations": 8,
-        "temperature": 1.0,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 4,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 2,
-        "save_steps": 10,
-        "max_grad_norm": 1.0,
-    }
-    merged = defaults | settings
+    """TRL's configuration with our defaults; the recipe's `grpo:` comes on top."""
+    merged = GRPO | settings
     group, rows = merged["num_generations"], merged["per_device_train_batch_size"]
-    if rows % group:
-        raise TrainingError(f"per_device_train_batch_size {rows} must hold whole groups of num_generations {group}")
     prompts = rows * merged.get("steps_per_generation", merged["gradient_accumulation_steps"]) // group
     if questions < prompts:
         raise TrainingError(

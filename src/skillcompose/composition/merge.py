@@ -10,26 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
 from skillcompose.errors import AdapterError
+from skillcompose.libraries import inexact
 from skillcompose.types import read_json, write_json
 
 PREFIX = "base_model.model."
-# Every setting whose adapter is not plainly base + scale * B A.
-INEXACT = (
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "target_parameters",
-    "layer_replication",
-    "trainable_token_indices",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "kasa_config",
-    "arrow_config",
-    "velora_config",
-)
 
 
 def merge_adapters(folders: list[Path], weights: list[float], target: Path) -> None:
@@ -38,12 +26,9 @@ def merge_adapters(folders: list[Path], weights: list[float], target: Path) -> N
     Ranks, scales and target modules may differ; a module that one adapter lacks gets the others' share.
 
     Raises:
-        AdapterError: An adapter that cannot be summed exactly, or adapters of different bases.
+        AdapterError: An adapter that cannot be summed exactly.
     """
     skills = [_read(folder, weight) for folder, weight in zip(folders, weights, strict=True)]
-    bases = {config.get("base_model_name_or_path") for config, _, _ in skills}
-    if len(bases) > 1:
-        raise AdapterError(f"the adapters were trained on different base models: {', '.join(map(str, bases))}")
     modules = sorted({name for _, factors, _ in skills for name in factors})
     merged: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
@@ -80,12 +65,7 @@ def _read(folder: Path, weight: float) -> tuple[dict[str, Any], dict[str, tuple[
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, json.JSONDecodeError) as error:
         raise AdapterError(f"{folder} is not a LoRA adapter in safetensors: {error}") from error
-    found = [name for name in INEXACT if config.get(name)]
-    if config.get("bias", "none") != "none":
-        found.append("bias")
-    if str(config.get("init_lora_weights", "")).lower().startswith(("pissa", "olora", "corda", "loftq")):
-        found.append("init_lora_weights")
-    if found:
+    if found := inexact(config):
         raise AdapterError(f"{folder} uses {', '.join(found)}; only plain LoRA can be summed exactly, train it without")
     names = {name.rsplit(".lora_", 1)[0] for name in tensors}
     try:
@@ -100,15 +80,8 @@ def _balanced(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A and B with the scale and the weight in them, in equal parts: RL then moves both at the same speed."""
     a, b = factors[module]
-    alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    patterns = config.get("alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(patterns, module.removeprefix(PREFIX)), config["lora_alpha"])
     scale = weight * alpha / (a.shape[0] ** 0.5 if config.get("use_rslora") else a.shape[0])
     root = abs(scale) ** 0.5
     return a * (root if scale >= 0 else -root), b * root
-
-
-def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
-    """PEFT's rule: a pattern names the end of a module's path."""
-    for name, value in patterns.items():
-        if module.endswith("." + name.lstrip("^")) or module == name:
-            return float(value)
-    return float(default)

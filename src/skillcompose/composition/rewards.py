@@ -1,6 +1,7 @@
 """The reward: the evaluation's exact match, and zero for what would game it; or a function of the user's."""
 
 import importlib.util
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +22,17 @@ def own_reward(name: str, beside: Path) -> Reward:
     """
     module_name, _, function = name.partition(":")
     file = beside / f"{module_name.replace('.', '/')}.py"
-    spec = (
-        importlib.util.spec_from_file_location(module_name, file)
-        if file.is_file()
-        else importlib.util.find_spec(module_name)
-    )
+    try:
+        spec = (
+            importlib.util.spec_from_file_location(module_name, file)
+            if file.is_file()
+            else importlib.util.find_spec(module_name)
+        )
+    except ImportError:  # the package that it would be in is not there
+        spec = None
     if spec is None or spec.loader is None:
         raise TrainingError(f"composition.reward: no module {module_name!r} beside the recipe, and none is installed")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     spec.loader.exec_module(module)
     found = getattr(module, function, None)
     if not callable(found):

@@ -6,6 +6,7 @@ guessing the answer alone reaches 100 % at large k. The curve of guessing every 
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters.mastery import sample
 from skillcompose.builtin import resolve
+from skillcompose.errors import RunError
 from skillcompose.generation import Sampling, sample_counts
 from skillcompose.metrics import bootstrap
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
@@ -170,6 +172,10 @@ def measure(
         level: sample([q for q in asked if q.level == level and not q.seen and q.retrieved], per_level, recipe.seed)
         for level in levels
     }
+    if not any(chosen.values()):
+        raise RunError(
+            f"{run.folder} has no test question on an unseen bridge whose passage was found: nothing to sample"
+        )
     base, composition = resolve(recipe.model, recipe.source.parent), run.require("composition")
     adapters = {name: composition / name for name in ("start", "composed")} | (others or {})
     tokenizer = load_tokenizer(base)
@@ -197,6 +203,18 @@ def measure(
         if questions
     }
     write_json(folder / "pass_at_k.json", found)
+    return found
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Adapters by the folders they lie in: in every run there is one called `composed`.
+
+    Raises:
+        RunError: Two of the same name.
+    """
+    found = {re.sub(r"[^\w-]", "_", "-".join(path.resolve().parts[-3:])): path for path in folders}
+    if len(found) < len(folders):
+        raise RunError("--adapter: two folders of the same name; give each a name of its own")
     return found
 
 

@@ -43,7 +43,7 @@ def measure(name: str, folder: Path, seed: int) -> None:
     recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / f"{name}.yaml", {"seed": seed})
     run = skillcompose.train(recipe, claims.ROOT / "runs" / f"{name}-{seed}", allow_unmastered=True)
     text = (run.stage("evaluation") / "predictions.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line]
     seconds = {name: run.record(name)["seconds"] for name in STAGE_NAMES}  # type: ignore[index]
     folder.mkdir(exist_ok=True)
     write_json(

@@ -23,7 +23,7 @@ from skillcompose.models import load_adapter, load_base, new_adapter, using
 from skillcompose.packing import IGNORED, Group, Row, collate, group, packed
 from skillcompose.progress import Progress
 from skillcompose.training import label_losses
-from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
+from skillcompose.types import Question, Skill, read_jsonl
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -68,6 +68,15 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_scales_and_target
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_patterns_of_scales_are_read_as_peft_reads_them(tiny_model: Path, tmp_path: Path) -> None:
+    patterns = {r".*layers\.1\..*q_proj": 32, "layers.0.mlp.down_proj": 2}
+    make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS, alpha_pattern=patterns)
+    merge_adapters([tmp_path / "a"], [1.0], tmp_path / "same")
+    before, after = (deltas(load_adapter(load_base(str(tiny_model)), tmp_path / name)) for name in ("a", "same"))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=1e-5)
+
+
 def test_an_adapter_merged_alone_is_itself(tiny_model: Path, tmp_path: Path) -> None:
     make_adapter(tiny_model, tmp_path / "a", 1, r=4, lora_alpha=8, target_modules=TARGETS)
     merge_adapters([tmp_path / "a"], [1.0], tmp_path / "same")
@@ -80,12 +89,6 @@ def test_adapters_that_no_sum_is_exact_for_are_refused(tiny_model: Path, tmp_pat
     make_adapter(tiny_model, tmp_path / "dora", 1, r=4, use_dora=True, target_modules=TARGETS)
     with pytest.raises(AdapterError, match="use_dora"):
         merge_adapters([tmp_path / "dora"], [1.0], tmp_path / "sum")
-    make_adapter(tiny_model, tmp_path / "a", 1, r=4, target_modules=TARGETS)
-    make_adapter(tiny_model, tmp_path / "b", 1, r=4, target_modules=TARGETS)
-    config = read_json(tmp_path / "b" / "adapter_config.json")
-    write_json(tmp_path / "b" / "adapter_config.json", config | {"base_model_name_or_path": "another"})
-    with pytest.raises(AdapterError, match="different base models"):
-        merge_adapters([tmp_path / "a", tmp_path / "b"], [1.0, 1.0], tmp_path / "sum")
     with pytest.raises(AdapterError, match="not a LoRA adapter"):
         merge_adapters([tmp_path / "nothing"], [1.0], tmp_path / "sum")
 
@@ -170,6 +173,17 @@ def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model
     alone = [[row] for row in rows]
     torch.testing.assert_close(loss_and_gradient([rows]), loss_and_gradient(alone), atol=1e-4, rtol=1e-4)
     assert len(packed(rows, tokenizer)["input_ids"]) < sum(len(packed(g, tokenizer)["input_ids"]) for g in alone)
+
+
+def test_models_that_add_their_mask_train_as_those_that_choose_by_it(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    rows = [Row("[1] a: b\n\nQuestion: Who?\nAnswer:\n", f"It is {name}.\nSo: {name}", True) for name in ("Ann", "Bo")]
+    batch = collate([packed(rows, tokenizer), packed(rows[:1], tokenizer)])
+    losses = []
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        losses.append(label_losses(model, model, batch))
+    torch.testing.assert_close(*losses)
 
 
 def test_batches_of_training_are_of_similar_length_and_hold_every_sequence_once_an_epoch() -> None:

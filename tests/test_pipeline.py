@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import skillcompose
 from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
-from skillcompose.pipeline import load_recipe
+from skillcompose.pipeline import STAGES, load_recipe, stage_key
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_json, read_jsonl
 
@@ -54,6 +54,31 @@ def test_a_changed_setting_reruns_its_stage_only(finished_run: Path, recipe_file
     assert runs == {"composition", "evaluation"}
     gate = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.mastery.parametric": [0.1, 0.1]})
     assert not any(step.runs for step in skillcompose.plan(gate, finished_run))
+
+
+def test_a_stage_that_is_none_and_a_run_inside_its_knowledge_base_are_refused(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    with pytest.raises(ValueError, match="no stage 'question'; there are passages"):
+        skillcompose.train(recipe, until="question")
+    with pytest.raises(RunError, match="would read its own results"):
+        skillcompose.train(recipe, recipe.folder / "runs" / "tiny")
+
+
+def test_another_base_makes_stale_what_was_trained_on_it(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, tiny_model: Path
+) -> None:
+    base, run = tmp_path / "base", Run(shutil.copytree(finished_run, tmp_path / "run"))
+    shutil.copytree(tiny_model, base)
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"model": str(base)})
+    skillcompose.train(recipe, run.folder, until="passages")
+    assert run.record("questions") is None and run.record("composition") is None
+    before = stage_key(STAGES[3], recipe, run)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    assert stage_key(STAGES[3], recipe, run) != before
+    (run.folder / "recipe.json").write_text('{"name": ')
+    with pytest.raises(RunError, match="is damaged"):
+        load_recipe(run)
 
 
 def test_weights_facts_are_in_no_passage_and_test_bridges_in_no_training_question(finished_run: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 
 import skillcompose
 from skillcompose import builtin
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import ModelError, SkillComposeError
-from skillcompose.models import fingerprint
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

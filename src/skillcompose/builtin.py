@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from skillcompose.errors import ModelError
@@ -68,13 +69,37 @@ def resolve(name: str, beside: Path = Path()) -> str:
     """
     if name.startswith("builtin:"):
         return str(builtin_folder(name.removeprefix("builtin:")))
-    folder = Path(name).expanduser()
-    for candidate in (beside / folder, folder):
-        if candidate.is_dir():
-            return str(candidate.resolve())
+    if folder := own_folder(name, beside):
+        return folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
     return name
+
+
+def own_folder(name: str, beside: Path) -> str | None:
+    """The folder that a name means, None when it means a built-in or a hub model."""
+    if name and not name.startswith("builtin:"):
+        for candidate in (beside / Path(name).expanduser(), Path(name).expanduser()):
+            if candidate.is_dir():
+                return str(candidate.resolve())
+    return None
+
+
+def fingerprint(folder: str) -> str:
+    """sha256 over the weights and the tokenizer of a local model folder; the name itself for a hub model."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix == ".safetensors" or p.name == "tokenizer.json")
+    if not files:
+        return folder
+    return _fingerprint(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+
+
+@cache
+def _fingerprint(files: tuple[tuple[str, int, int], ...]) -> str:
+    found = hashlib.sha256()
+    for name, _, _ in files:
+        with open(name, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
 
 
 def builtin_folder(name: str) -> Path:

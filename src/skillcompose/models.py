@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,21 @@ def quiet_libraries() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """What the hub's client says of a name is an OSError of many lines."""
+    try:
+        yield
+    except OSError as error:
+        why = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{name!r} cannot be loaded: {why} Check the name, or fetch it where there is a network"
+        ) from error
+
+
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with fetching(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -47,9 +60,10 @@ def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The base model in `dtype`, or in the fast one; frozen and in evaluation mode."""
     quiet_libraries()
     use_cores()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype or fast_dtype(), trust_remote_code=False, use_safetensors=True
-    )
+    with fetching(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or fast_dtype(), trust_remote_code=False, use_safetensors=True
+        )
     # Sampling defaults that the model ships with would otherwise steer generation silently.
     model.generation_config.do_sample = False
     if device().type == "cpu" and model.config.model_type in LAYOUTS:
@@ -146,23 +160,6 @@ def _merge(layer: LoraLayer, name: str) -> None:
     left, right = (a.T, b.T) if layer.fan_in_fan_out else (b, a)
     # In bf16 as exact as a sum in fp32: both round once.
     weight.data = torch.addmm(weight.data, left, right, alpha=layer.scaling[name])
-
-
-def fingerprint(folder: str) -> str:
-    """sha256 over the weights and the tokenizer of a local model folder; the name itself for a hub model."""
-    files = sorted(p for p in Path(folder).glob("*") if p.suffix == ".safetensors" or p.name == "tokenizer.json")
-    if not files:
-        return folder
-    return _fingerprint(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
-
-
-@cache
-def _fingerprint(files: tuple[tuple[str, int, int], ...]) -> str:
-    found = hashlib.sha256()
-    for name, _, _ in files:
-        with open(name, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
 
 
 def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -76,7 +76,7 @@ def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
 def collate(sequences: list[Packed]) -> dict[str, torch.Tensor]:
     """Right-padded (B, T) tensors, and the mask (B, 1, T, T): a row sees itself and, if it reads, the prefix.
 
-    The model must take a custom 4D mask (`sdpa` and `eager` attention do).
+    The model must take a custom 4D mask, as `sdpa` attention does.
     """
     width = max(len(found["input_ids"]) for found in sequences)
 

@@ -1,6 +1,7 @@
 """The stages in order, and `train`, which runs those that are missing or stale."""
 
 import importlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -11,14 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from skillcompose.builtin import fingerprint, own_folder
 from skillcompose.errors import RunError, SkillComposeError, StageError
 from skillcompose.files import printable
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
-from skillcompose.run import Run, digest, file_digest
-from skillcompose.sections import Composition
-from skillcompose.types import write_json
+from skillcompose.run import STAGE_NAMES, Run, digest, file_digest
+from skillcompose.sections import MODELS, Composition
+from skillcompose.types import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,18 @@ def stage_key(stage: Stage, recipe: Recipe, run: Run) -> str | None:
         return None
     if stage.name in ("passages", "facts"):
         inputs["knowledge base"] = knowledge_base_digest(recipe)
+    if models := own_models(stage, recipe):
+        inputs["models"] = models
     settings = {name: _setting(recipe.model_dump(mode="json"), name) for name in stage.settings}
     return digest([stage.name, stage.version, settings, inputs])
+
+
+def own_models(stage: Stage, recipe: Recipe) -> dict[str, str]:
+    """Fingerprints of the model folders that a stage reads: one's own may change under the same name."""
+    names = {"model": [recipe.model], "index.embedder": [recipe.index.embedder]}
+    names["index"] = [getattr(recipe.index, model) for model in MODELS]
+    used = [name for setting in stage.settings for name in names.get(setting, ())]
+    return {name: fingerprint(found) for name in used if (found := own_folder(name, recipe.source.parent))}
 
 
 def _setting(values: Any, dotted: str) -> Any:
@@ -182,9 +194,19 @@ def train(
 
     Raises:
         SkillComposeError: What went wrong, and what to do next.
+        ValueError: `until` or `force` is no stage.
     """
+    for name in (until, force):
+        if name is not None and name not in STAGE_NAMES:
+            raise ValueError(f"there is no stage {name!r}; there are {', '.join(STAGE_NAMES)}")
     run = Run(folder or Path("runs") / recipe.name)
+    if run.folder.resolve().is_relative_to(recipe.folder):
+        raise RunError(
+            f"{run.folder} lies in the knowledge base {recipe.folder}, which would read its own results; "
+            "train from another folder, or name one with --run"
+        )
     with run.lock():
+        _forget_another_base(run, recipe)
         write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
         planned = False
         for number, stage in enumerate(STAGES, 1):
@@ -199,6 +221,15 @@ def train(
             if stage.name == until:
                 break
     return run
+
+
+def _forget_another_base(run: Run, recipe: Recipe) -> None:
+    """Nobody may ask what was trained on another base, even if this training is stopped before it comes to that."""
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        if read_json(run.recipe_file).get("model") != recipe.model:
+            for stage in STAGES:
+                if "model" in stage.settings:
+                    (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
 
 
 def _predict(recipe: Recipe, run: Run, first: str) -> bool:
@@ -238,13 +269,12 @@ def duration(seconds: float) -> str:
 
 def load_recipe(run: Run) -> Recipe:
     """The recipe that the run was made by, as it stood then."""
-    import json
-
-    values = json.loads(run.recipe_file.read_text(encoding="utf-8"))
     try:
-        return Recipe(**values)
-    except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        return Recipe(**read_json(run.recipe_file))
+    except (ValidationError, json.JSONDecodeError) as error:
+        wrong = str(error)
+        if isinstance(error, ValidationError):
+            wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
         raise RunError(
             f"{run.recipe_file} was written by another version, or is damaged ({wrong}); train its recipe again"
         ) from error

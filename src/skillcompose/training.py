@@ -52,6 +52,10 @@ def label_losses(
     following[:, -1] = IGNORED
     taught, kept = following >= 0, following == KEPT
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if model.config._attn_implementation == "eager":  # it adds the mask instead of choosing by it
+        seen = inputs["attention_mask"]
+        hidden = torch.zeros_like(seen, dtype=model.dtype)
+        inputs["attention_mask"] = hidden.masked_fill(~seen, torch.finfo(model.dtype).min)
     arguments = (wrapped, model, inputs, taught, following[taught], temperature)
     if not kept.any():
         return -token_log_probs(*arguments)[0]

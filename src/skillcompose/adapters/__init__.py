@@ -13,8 +13,8 @@ from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
-from skillcompose.builtin import resolve
-from skillcompose.models import fingerprint, load_adapter, load_base, load_tokenizer
+from skillcompose.builtin import fingerprint, resolve
+from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages, packed
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json

@@ -43,13 +43,15 @@ def write_general(
         batches = range(0, count, EACH * len(STARTS))
         for _ in progress.each(batches, "conversations of the base", len(batches)):
             rows += _conversations(model, tokenizer)
+        if not rows:
+            logger.warning("%s ended none of its conversations, so nothing keeps what it could do besides", base)
         del model
         release_memory()
-    write_jsonl(file, map(asdict, rows))
+    write_jsonl(file, map(asdict, rows[:count]))
 
 
 def read_general(file: Path) -> list[Row]:
-    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
@@ -63,7 +65,8 @@ def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
 def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
     """Questions in the chat template, each with the greedy answer; one that is cut has no end."""
     turns = [{"role": "user", "content": MARK}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    form = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    text = str(tokenizer.apply_chat_template(turns, **form))
     opening, _, closing = text.partition(MARK)
 
     def ids(text: str) -> list[int]:

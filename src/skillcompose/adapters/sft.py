@@ -13,9 +13,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from skillcompose.builtin import fingerprint
 from skillcompose.errors import TrainingError
 from skillcompose.memory import release_memory
-from skillcompose.models import fingerprint, load_adapter, load_base, new_adapter
+from skillcompose.models import load_adapter, load_base, new_adapter
 from skillcompose.packing import Group, Packed, collate, packed
 from skillcompose.progress import Progress
 from skillcompose.run import digest, file_digest
@@ -87,6 +88,9 @@ def train_adapter(
     ordered = training_order(sequences, int(settings.pop("num_train_epochs", 1)), batch, seed)
     model = load_base(base)
     model = load_adapter(model, start, trainable=True) if start else new_adapter(model, lora or {}, seed)
+    longest, window = len(max((found["input_ids"] for found in sequences), key=len)), sliding_window(model)
+    if window and longest > window:
+        logger.warning("%s: sequences of %d tokens are trained without the model's window of %d", what, longest, window)
     # The order of rows, epochs included, is fixed before; the collator needs every column.
     fixed = {
         "num_train_epochs": 1,
@@ -110,6 +114,7 @@ def train_adapter(
     before = check_trainable(trainer.model, "adapters")
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
     check_moved(trainer.model, before, "adapters")
+    record.unlink(missing_ok=True)  # of what was here before
     trainer.model.save_pretrained(folder, selected_adapters=["default"])
     history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])
@@ -118,6 +123,12 @@ def train_adapter(
     del trainer, model
     release_memory()
     write_json(record, {"key": key, "rows": sum(map(len, groups)), "tokens": tokens, "history": history})
+
+
+def sliding_window(model: Any) -> int | None:
+    """Tokens that a layer looks back, None when all layers see everything; a mask of ours is for all layers."""
+    window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
+    return window
 
 
 def training_order(sequences: list[Packed], epochs: int, batch: int, seed: int) -> list[Packed]:

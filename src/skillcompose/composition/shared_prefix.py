@@ -25,6 +25,7 @@ from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.packing import IGNORED, Packed, collate, packed
 from skillcompose.training import label_losses
+from skillcompose.types import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def forget_rollouts_after(self, step: int) -> None:
         """Drop what a killed process sampled after its last checkpoint: it will be sampled again."""
         if self.rollouts is not None and self.rollouts.is_file():
-            lines = self.rollouts.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-            self.rollouts.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            # What stands behind the last line break is half a line, or nothing.
+            *lines, _ = self.rollouts.read_text(encoding="utf-8").split("\n")
+            write_text(self.rollouts, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         first = self._step % self.current_gradient_accumulation_steps == 0

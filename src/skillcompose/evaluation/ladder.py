@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC
@@ -132,6 +133,8 @@ class Ladder:
         return done + self._full_rag()
 
     def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
+        if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
+            return []
         begin = time.monotonic()
         with using(self.model, adapter):
             texts = answer_texts(
@@ -156,10 +159,13 @@ class Ladder:
         if self.tokenizer.chat_template is None:
             shots = [prompt(q.text, q.passages) + q.completion for q in self.examples[:EXAMPLES]]
             return "\n\n".join([*shots, prompt(question, passages)])
-        text = self.tokenizer.apply_chat_template(
-            chat(question, passages, examples), tokenize=False, add_generation_prompt=True
-        )
-        return str(text)
+        system, first, *turns = chat(question, passages, examples)
+        form = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        try:
+            return str(self.tokenizer.apply_chat_template([system, first, *turns], **form))
+        except TemplateError:  # this model's has no place for a system message
+            first = first | {"content": f"{system['content']}\n\n{first['content']}"}
+            return str(self.tokenizer.apply_chat_template([first, *turns], **form))
 
     def _untuned(self, rung: str, asked: list[Question]) -> list[Prediction]:
         texts = self._answer(rung, None, [self._chat_prompt(q.text, q.passages) for q in asked])

@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, P
 
 from skillcompose.index.vectors import search_among
 from skillcompose.machine import device, use_cores
-from skillcompose.models import quiet_libraries
+from skillcompose.models import fetching, quiet_libraries
 from skillcompose.progress import Progress
 
 Ranked = list[list[tuple[int, float]]]
@@ -111,20 +111,23 @@ def words(texts: Sequence[str]) -> list[list[str]]:
 def load_embedder(folder: str) -> SentenceTransformer:
     quiet_libraries()
     use_cores()
-    return SentenceTransformer(folder, device=str(device()), trust_remote_code=False)
+    with fetching(folder):
+        return SentenceTransformer(folder, device=str(device()), trust_remote_code=False)
 
 
 def load_reranker(folder: str) -> CrossEncoder:
     quiet_libraries()
     use_cores()
-    return CrossEncoder(folder, device=str(device()), trust_remote_code=False)
+    with fetching(folder):
+        return CrossEncoder(folder, device=str(device()), trust_remote_code=False)
 
 
 def load_sparse(folder: str) -> Splade:
     quiet_libraries()
     use_cores()
-    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-    return Splade(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval().to(device()))
+    with fetching(folder):
+        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        return Splade(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval().to(device()))
 
 
 def embed(model: SentenceTransformer, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:

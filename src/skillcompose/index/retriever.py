@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import load_npz, save_npz
 from sentence_transformers import CrossEncoder
 
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import RetrievalError, RunError
 from skillcompose.index.rankings import (
     Allowed,
@@ -27,7 +27,6 @@ from skillcompose.index.rankings import (
     load_sparse,
 )
 from skillcompose.index.vectors import build_index, read_index
-from skillcompose.models import fingerprint
 from skillcompose.progress import Progress
 from skillcompose.run import file_digest
 from skillcompose.sections import MODELS, Index

@@ -64,8 +64,8 @@ COMPOSITION = tuple(name for name in Composition.model_fields if name != "master
 STAGES = (
     Stage("passages", 3, (), ("passages", "index.embedder")),
     Stage("facts", 1, ("passages",), ("facts",)),
-    Stage("index", 3, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 5, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("index", 4, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 6, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         5,

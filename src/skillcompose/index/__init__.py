@@ -46,9 +46,11 @@ def compile_passages(
         if everything or fact.skill is Skill.CONTEXTUAL:
             sentences[normalise(fact.key)].append(fact)
     compiled = []
+    # Redaction cuts sensitive fields by the line, and the last one must not take what is rendered along.
+    between = "\n" if any(relation.sensitive for relation in recipe.facts.relations.values()) else " "
     for passage in kept:
         found = sentences.pop(normalise(passage.title), [])
-        text = " ".join([passage.text, *(sentence(fact, recipe) for fact in found)])
+        text = between.join([passage.text, *(sentence(fact, recipe) for fact in found)])
         compiled.append(replace(passage, text=text))
     for found in sentences.values():
         fact, text = found[0], " ".join(sentence(fact, recipe) for fact in found)

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -21,6 +22,9 @@ from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.prompts import completion, final_answer, mentions, prompt
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
+from skillcompose.questions.parametric import parametric_questions
+from skillcompose.questions.proof import Gold
+from skillcompose.questions.walks import ask
 from skillcompose.run import Run
 from skillcompose.sections import Index
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
@@ -81,6 +85,28 @@ def test_facts_are_placed_by_their_relation_and_ambiguous_subjects_are_counted(
     (tmp_path / "r.yaml").write_text(text)
     dropped = extract(skillcompose.Recipe.from_yaml(tmp_path / "r.yaml")).dropped
     assert dropped["size: several objects for one subject"] == 12
+
+
+def test_every_gold_answer_earns_its_reward_or_is_dropped(recipe_file: Path, tmp_path: Path) -> None:
+    long = " ".join(map(str, range(80)))
+    (tmp_path / "owners.csv").write_text(f'package,owner,size\n"br\nol","Ann\nLee",1\ndimpa,{long},2\n')
+    (tmp_path / "packages.csv").write_text(f"package,kind,needs\nfenk,red program,brol\ngorst,,{long}\n")
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"knowledge_base": str(tmp_path)})
+    facts = {fact.id: fact for fact in extract(recipe).facts}
+    assert facts["owner:br ol"].object == "Ann Lee"
+    asked = parametric_questions(list(facts.values()), recipe, random.Random(0))["train"]
+    asked += [ask([facts[f"needs:{row}"]], "{subject}?", (), 0, Skill.CONTEXTUAL, recipe) for row in ("fenk", "gorst")]
+    dropped, gold = Counter[str](), Gold(list(facts.values()), recipe)
+    kept = gold.keep([*asked, replace(asked[0], completion="no final line")], dropped, supervised=True)
+    assert kept == [q for q in asked if q.path == "profile" or long not in q.completion]
+    assert any(q.path == "profile" and long in q.completion for q in kept), "learnt all the same, and not asked"
+    assert all(exact_match(q.completion, q.answers) for q in kept)
+    assert any("longer" in reason for reason in dropped) and any("no reward" in reason for reason in dropped)
+    chain = [ask([facts["needs:fenk"], facts["owner:br ol"]], "{subject}?", ["{subject}"], 0, Skill.PARAMETRIC, recipe)]
+    gold.recipe = recipe.model_copy(
+        update={"max_answer_tokens": len(gold.tokenizer(chain[0].completion).input_ids) - 1}
+    )
+    assert gold.keep(chain, dropped, supervised=True) == chain and not gold.keep(chain, dropped)
 
 
 def test_passages_that_state_a_weights_fact_are_removed(recipe_file: Path) -> None:

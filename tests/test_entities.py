@@ -10,6 +10,8 @@ import skillcompose
 from skillcompose.errors import RecipeError
 from skillcompose.facts import extract, with_one_answer
 from skillcompose.facts.entities import Entities, loose
+from skillcompose.index.writing import sentence
+from skillcompose.prompts import mentions
 from skillcompose.starter import write_project
 from skillcompose.types import Fact, Passage, Question, Skill, read_json, read_jsonl
 
@@ -103,6 +105,28 @@ def test_documents_and_tables_join_in_questions_of_several_hops(company: Path, r
     assert {fact.source for fact in facts if fact.relation == "lead"} == {f"teams.md:{line}" for line in range(5, 9)}
     index = "\n".join(p.text for p in read_jsonl(run.stage("index") / "passages.jsonl", Passage))
     assert "team" not in index, "front matter that states what the weights shall know is not retrieved"
+
+
+def test_rows_of_cut_sections_are_asked_about_the_passage_that_states_their_facts(
+    company: Path, recipe_file: Path
+) -> None:
+    words = [f"word{i}" for i in range(400)]
+    for i in range(30):
+        (company / f"c{i}.md").write_text(f"# customer {i}\n\n" + " ".join(words[i:] + words[:i]))
+    recipe = skillcompose.Recipe.from_yaml(recipe_for(company, recipe_file).source, {"index.k": 1})
+    run = skillcompose.train(recipe, company.parent / "run", until="questions")
+    facts = {fact.id: fact for fact in read_jsonl(run.stage("facts") / "facts.jsonl", Fact)}
+    rows = read_jsonl(run.stage("questions") / "contextual.train.jsonl", Question)
+    assert rows and all(any(mentions(p.text, row.answers[0]) for p in row.passages) == row.retrieved for row in rows)
+    asked = [
+        question
+        for split in ("train", "validation", "test")
+        for question in read_jsonl(run.stage("questions") / f"complementary.{split}.jsonl", Question)
+    ]
+    assert {question.retrieved for question in asked} == {True, False}
+    for question in asked:
+        stated = sentence(facts[question.fact_ids[0]], recipe)
+        assert any(stated in p.text for p in question.passages) == question.retrieved
 
 
 def test_several_values_are_retrieved_and_not_asked_for(company: Path, recipe_file: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
+from skillcompose.index.writing import sentence
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
@@ -40,11 +41,14 @@ def contextual_questions(
 
 def with_passages(asked: list[Question], facts: list[Fact], recipe: Recipe, retriever: Retriever) -> list[Question]:
     """The questions with what the index returns for them at the recipe's k, in its order."""
-    titles = {fact.id: normalise(fact.key) for fact in facts}
+    by_id = {fact.id: fact for fact in facts}
     done = []
     for question, found in zip(asked, retriever.search([q.text for q in asked], recipe.index.k), strict=True):
         passages = tuple(hit.passage for hit in found)
-        hit = any(normalise(p.title) == titles[question.fact_ids[0]] for p in passages)
+        # Long sections and equal headings give several passages of one title; only the first has what is rendered.
+        first = by_id[question.fact_ids[0]]
+        stated, title = sentence(first, recipe), normalise(first.key)
+        hit = any(normalise(p.title) == title and stated in p.text for p in passages)
         done.append(replace(question, passages=passages, retrieved=hit))
     return done
 
@@ -75,7 +79,8 @@ class _TrainingRows:
             self.walks[normalise(walk[0].key)].append(walk)
         index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
         self.secret = {normalise(fact.key) for fact in index if fact.id in reserved}
-        self.shown = {normalise(p.title): p for p in retriever.passages}
+        # Of several passages of one title the first, where the facts are.
+        self.shown = {normalise(p.title): p for p in reversed(retriever.passages)}
         self.names: dict[str, set[str]] = defaultdict(set)
         for fact in index:
             self.names[normalise(fact.key)] |= {fact.key, fact.object}
@@ -109,7 +114,8 @@ class _TrainingRows:
     def _may_distract(self, passage: Passage, gold: list[Passage]) -> bool:
         """Only passages that may be asked about too: of training rows, and stating nothing reserved."""
         title = normalise(passage.title)
-        return passage not in gold and title in self.walks and title not in self.secret
+        may = title in self.walks and title not in self.secret
+        return may and passage not in gold and passage == self.shown[title]
 
     def _rows(
         self, anchor: Walk, passages: tuple[Passage, ...], elsewhere: list[str], number: int, rng: random.Random

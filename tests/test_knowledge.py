@@ -24,7 +24,7 @@ from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.parametric import parametric_questions
 from skillcompose.questions.proof import Gold
-from skillcompose.questions.walks import ask
+from skillcompose.questions.walks import ask, chains, joins
 from skillcompose.run import Run
 from skillcompose.sections import Index
 from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
@@ -241,3 +241,38 @@ def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Pa
     assert paths["train"] and not {"needs > owner", "kind > owner"} & {*paths["train"]}
     assert paths["validation"] == ["needs > owner"]
     assert paths["test"] == [*paths["train"], "kind > owner"]
+
+
+def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:
+    """Not wherever a name is equal: a product and a city can both be called Phoenix."""
+    values = skillcompose.Recipe.from_yaml(recipe_file, {"questions.train": [], "questions.test": []}).model_dump()
+    keys = {"customers": 8, "products": 8, "prices": 4, "cities": 8, "ids": 8}
+    relations = {
+        "uses": ("customers", "products", "index"),
+        "number": ("customers", "ids", "index"),
+        "near": ("products", "", "weights"),
+        "price": ("prices", "", "weights"),
+        "mayor": ("cities", "", "weights"),
+        "room": ("ids", "", "weights"),
+        "staff": ("staff", "", "weights"),
+    }
+    values["facts"] |= {
+        "tables": {f"{name}.csv": {"key": "name"} for name in (*keys, "staff")},
+        "relations": {
+            name: {"table": f"{table}.csv", "column": name, "place": place, "leads_to": leads and f"{leads}.csv"}
+            for name, (table, leads, place) in relations.items()
+        },
+    }
+    recipe = skillcompose.Recipe(**values)
+    named = {"customers": "c{}", "products": "p{}", "prices": "p{}", "cities": "t{}", "ids": "{}", "staff": "{}"}
+    facts = []
+    for name, (table, leads, _) in relations.items():
+        for i in range(keys.get(table, 8)):
+            key = named[table].format(i)
+            value = named[leads].format(i) if leads else f"{name} {i}"
+            facts.append(Fact(f"{name}:{key}", key, name, value, recipe.relation(name).skill, key, "x:1"))
+    facts.append(Fact("mayor:p1", "p1", "mayor", "Ann", Skill.PARAMETRIC, "p1", "x:1"))
+    found = set(two_source_walks(facts, recipe))
+    assert found == {"uses > near", "uses > price", "number > room"}
+    follows = joins(facts, recipe)
+    assert {" > ".join(f.relation for f in walk) for walk in chains(facts, follows)} == found

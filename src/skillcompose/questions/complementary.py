@@ -15,7 +15,7 @@ from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import normalise
 from skillcompose.questions.proof import Proof
-from skillcompose.questions.walks import Splits, ask
+from skillcompose.questions.walks import Splits, ask, joins
 from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.types import Fact, Level, Question, Skill
@@ -126,7 +126,9 @@ def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]
     named = [*recipe.questions.train, *recipe.questions.validation, *recipe.questions.test]
     paths = [tuple(path_relations(path)) for path in named]
     if not recipe.questions.train:
-        paths += product(first, dict.fromkeys(relation for relation, _ in about))
+        follows = joins(facts, recipe)
+        every = product(first, dict.fromkeys(relation for relation, _ in about))
+        paths += (path for path in every if follows(*path))
     walks: dict[str, list[Walk]] = {}
     for path in dict.fromkeys(paths):
         found: list[Walk] = [(fact,) for fact in first[path[0]]]

@@ -10,7 +10,7 @@ from skillcompose.index import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
-from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
+from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide, joins
 from skillcompose.questions.wordings import asked as wordings_of
 from skillcompose.questions.wordings import referred
 from skillcompose.recipe import Recipe
@@ -28,7 +28,7 @@ def contextual_questions(
     """Reading questions about facts that no complementary question uses, split by row."""
     free = [fact for fact in with_one_answer(facts) if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
     place = divide(sorted({fact.key for fact in free}), rng)
-    walks = [[fact] for fact in free] + list(chains(free))
+    walks = [[fact] for fact in free] + list(chains(free, joins(facts, recipe)))
     held = {name: [walk for walk in walks if {place[fact.key] for fact in walk} == {name}] for name in SHARES}
     splits: Splits = {split: [] for split in SHARES}
     for split in ("validation", "test"):

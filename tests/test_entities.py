@@ -41,6 +41,16 @@ def test_what_could_be_two_rows_is_linked_to_none_and_short_names_are_what_they_
     assert loose("C++") == "" and loose("Acme Co., Ltd.") == "acme"
 
 
+def test_names_that_differ_in_case_alone_are_one_spelling(company: Path, recipe_file: Path) -> None:
+    """Bridges are split by their spelling: another one would be trained on and tested as unseen."""
+    text = (company / "customers.csv").read_text()
+    spelled = text.replace("-SERVICE", " Service").replace("PAYLINE", "payline")
+    (company / "customers.csv").write_text(spelled)
+    facts = extract(recipe_for(company, recipe_file)).facts
+    services = {fact.key for fact in facts if fact.relation == "team"}
+    assert {fact.object for fact in facts if fact.relation == "uses"} == services
+
+
 def test_a_column_that_names_few_rows_is_left_alone() -> None:
     entities = Entities({"a.csv": ["Golf", "Rowing Inc"]}, {})
     entities.link(["rowing", "chess", "tennis", "sailing"], "people.csv: hobby")

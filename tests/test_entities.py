@@ -139,6 +139,17 @@ def test_rows_of_cut_sections_are_asked_about_the_passage_that_states_their_fact
         assert any(stated in p.text for p in question.passages) == question.retrieved
 
 
+def test_documents_that_state_facts_of_other_rows_are_not_read_in_training(company: Path, recipe_file: Path) -> None:
+    facts = [fact for fact in extract(recipe_for(company, recipe_file)).facts if fact.relation == "uses"]
+    for i in range(30):
+        other = sentence(facts[(i + 1) % 30], recipe_for(company, recipe_file)).replace(" ", "\n")
+        (company / f"c{i}.md").write_text(f"# customer {i}\n\nAs others do: {other}\n")
+    run = skillcompose.train(recipe_for(company, recipe_file), company.parent / "run", until="questions")
+    report = read_json(run.stage("questions") / "questions.report.json")
+    assert report["dropped"]["uses: not read in training, its passage states what complementary questions ask"] > 0
+    assert report["questions"]["contextual.train"] > 0
+
+
 def test_several_values_are_retrieved_and_not_asked_for(company: Path, recipe_file: Path) -> None:
     recipe = recipe_for(company, recipe_file)
     facts = extract(recipe).facts

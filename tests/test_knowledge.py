@@ -19,7 +19,7 @@ from skillcompose.index import vectors as index_vectors
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
-from skillcompose.prompts import completion, final_answer, mentions, prompt
+from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.parametric import parametric_questions
@@ -170,6 +170,14 @@ def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
     assert not mentions(text, "git-annex") and not mentions(text, "Ann") and "not git." in text
     assert rename("git-annex").count("-") == 1 and rename("Ann Lee").istitle()
     assert inventor.rename(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
+
+
+def test_names_are_replaced_in_every_case_and_the_longer_one_first() -> None:
+    rename = renaming({"Ann": "Bo", "Ann Berg": "Cy Lund", "Fuß": "Arm", "Istanbul": "Rome"})
+    assert rename("Ann Berg, ANN; Fuß, fuß; İstanbul, ISTANBUL, Anna") == "Cy Lund, Bo; Arm, Arm; Rome, Rome, Anna"
+    assert renaming({"abook": "x"}, r"[\w-]")("abook-utils abook") == "abook-utils x"
+    real = ["Großbank", "Spaßlabor"]
+    assert not any(name in Inventor(real).rename(real, random.Random(0))(" ".join(real)) for name in real)
 
 
 def test_reading_rows_ask_several_questions_about_the_same_invented_passages(finished_run: Path) -> None:

@@ -75,7 +75,7 @@ STAGES = (
     ),
     Stage(
         "composition",
-        7,
+        8,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start",),

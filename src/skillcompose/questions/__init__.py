@@ -36,7 +36,9 @@ def run(work: Work) -> None:
         facts, recipe, retriever, random.Random(f"complementary {recipe.seed}"), dropped
     )
     reserved = {fact_id for split in complementary.values() for q in split for fact_id in q.fact_ids}
-    contextual = contextual_questions(facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"))
+    contextual = contextual_questions(
+        facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"), dropped
+    )
     parametric = parametric_questions(with_one_answer(facts), recipe, random.Random(f"parametric {recipe.seed}"))
     gold = Gold(facts, recipe)
     for splits in (parametric, contextual):

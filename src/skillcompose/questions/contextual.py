@@ -1,7 +1,7 @@
 """Questions of the contextual skill: what the passages say."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,7 +23,12 @@ Walk = list[Fact]
 
 
 def contextual_questions(
-    facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
+    facts: list[Fact],
+    reserved: set[str],
+    recipe: Recipe,
+    retriever: Retriever,
+    rng: random.Random,
+    dropped: Counter[str],
 ) -> Splits:
     """Reading questions about facts that no complementary question uses, split by row."""
     free = [fact for fact in with_one_answer(facts) if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
@@ -35,7 +40,7 @@ def contextual_questions(
         # A search for the question finds the first hop's row; a second row is not promised, so none is asked for.
         asked = [_worded(walk, split, recipe, rng) for walk in held[split] if len(_titles(walk)) == 1]
         splits[split] = with_passages(asked, facts, recipe, retriever)
-    splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever).make(rng)
+    splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever, dropped).make(rng)
     return splits
 
 
@@ -71,20 +76,43 @@ class _TrainingRows:
     """
 
     def __init__(
-        self, walks: list[Walk], facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever
+        self,
+        walks: list[Walk],
+        facts: list[Fact],
+        reserved: set[str],
+        recipe: Recipe,
+        retriever: Retriever,
+        dropped: Counter[str],
     ) -> None:
         self.recipe, self.retriever = recipe, retriever
-        self.walks: dict[str, list[Walk]] = defaultdict(list)
-        for walk in walks:
-            self.walks[normalise(walk[0].key)].append(walk)
         index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
         self.secret = {normalise(fact.key) for fact in index if fact.id in reserved}
         # Of several passages of one title the first, where the facts are.
         self.shown = {normalise(p.title): p for p in reversed(retriever.passages)}
+        self.stated: dict[str, list[str]] = defaultdict(list)
+        for fact in index:
+            self.stated[normalise(fact.key)].append(sentence(fact, recipe))
+        secret = [sentence(fact, recipe) for fact in index if fact.id in reserved]
+        titles = {title for walk in walks for title in _titles(walk)}
+        told = {title for title in titles if self._tells_of_others(title, secret)}
+        self.walks: dict[str, list[Walk]] = defaultdict(list)
+        for walk in walks:
+            if told.isdisjoint(_titles(walk)):
+                self.walks[normalise(walk[0].key)].append(walk)
+            else:
+                path = " > ".join(fact.relation for fact in walk)
+                dropped[f"{path}: not read in training, its passage states what complementary questions ask"] += 1
         self.names: dict[str, set[str]] = defaultdict(set)
         for fact in index:
             self.names[normalise(fact.key)] |= {fact.key, fact.object}
         self.inventor = Inventor({name for names in self.names.values() for name in names})
+
+    def _tells_of_others(self, title: str, secret: list[str]) -> bool:
+        """Names of the rows that are shown are invented anew, but not those in what a document says of another row."""
+        text = " ".join(self.shown[title].text.split())
+        for own in self.stated[title]:
+            text = text.replace(own, "")
+        return any(words in text for words in secret)
 
     def make(self, rng: random.Random) -> list[Question]:
         count, k = self.recipe.questions.contextual_rows, self.recipe.index.k

@@ -25,9 +25,8 @@ from skillcompose.questions.invention import Inventor
 from skillcompose.questions.parametric import parametric_questions
 from skillcompose.questions.proof import Gold
 from skillcompose.questions.walks import ask, chains, joins
-from skillcompose.run import Run
 from skillcompose.sections import Index
-from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
+from skillcompose.types import Fact, Level, Passage, Question, Skill, read_jsonl
 
 
 def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
@@ -239,16 +238,28 @@ def test_what_is_sensitive_is_retrieved_but_in_no_training_row(recipe_file: Path
                 assert not any(words in row for words in stated) and not re.search(r"\bmail\b", row)
     report = json.loads((run.stage("questions") / "questions.report.json").read_text())
     assert any("sensitive" in reason for reason in report["dropped"])
+    named = {"questions.train": ["needs > size", "kind > size"], "questions.validation": []}
+    run = skillcompose.train(
+        skillcompose.Recipe.from_yaml(recipe_file, overrides | named), run.folder, until="questions"
+    )
+    tested = read_jsonl(run.stage("questions") / "complementary.test.jsonl", Question)
+    levels = {(q.path, q.level) for q in tested}
+    assert ("needs > size", Level.ZERO_SHOT) in levels and ("kind > size", Level.IID) in levels
 
 
-def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path, finished_run: Path) -> None:
-    facts = read_jsonl(Run.open(finished_run).stage("facts") / "facts.jsonl", Fact)
+def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path) -> None:
     named = {"questions.train": [], "questions.validation": ["needs > owner"], "questions.test": ["kind > owner"]}
     recipe = skillcompose.Recipe.from_yaml(recipe_file, named)
+    facts = extract(recipe).facts
     paths = choose_paths(recipe, two_source_walks(facts, recipe))
     assert paths["train"] and not {"needs > owner", "kind > owner"} & {*paths["train"]}
     assert paths["validation"] == ["needs > owner"]
     assert paths["test"] == [*paths["train"], "kind > owner"]
+    unnamed = {name: [] for name in named} | {"facts.relations.kind.sensitive": True}
+    secret = skillcompose.Recipe.from_yaml(recipe_file, unnamed)
+    paths = choose_paths(secret, two_source_walks(facts, secret))
+    trained = [*paths["train"], *paths["validation"]]
+    assert trained and all(path.startswith("needs") for path in trained) and "kind > size" in paths["test"]
 
 
 def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:

@@ -45,8 +45,7 @@ def run(work: Work) -> None:
         for split in SPLITS:
             splits[split] = gold.keep(splits[split], dropped, supervised=split == "train")
     redaction = Redaction(facts, recipe)
-    for splits in (parametric, contextual, complementary):
-        # Validation too: it decides what is kept of training.
+    for splits in (parametric, contextual):
         for split in ("train", "validation"):
             splits[split] = redaction.rows(splits[split], dropped)
     check_disjoint(contextual["train"], [fact for fact in facts if fact.id in reserved], recipe)

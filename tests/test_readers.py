@@ -12,6 +12,7 @@ from hostile_files import HOSTILE, HOSTILE_TABLES, ODD, make_docx, make_html, ma
 
 import skillcompose
 from skillcompose.errors import KnowledgeBaseError, RecipeError
+from skillcompose.facts.sources import rows_of
 from skillcompose.files import printable
 from skillcompose.passages.chunks import passages_of, without_copies
 from skillcompose.passages.readers import READERS
@@ -34,6 +35,25 @@ def test_html_gives_its_main_part_with_headings_anchors_and_tables(tmp_path: Pat
         ("Rules > 1. First", "first", "| A | B | | --- | --- | | 1 | 2 |"),
         ("Rules > Last", "last", "``` # no heading ```"),
     ]
+
+
+def test_html_tables_have_every_cell_in_its_column(tmp_path: Path) -> None:
+    rows = [
+        "<th>Team<th>Room<th>Lead",
+        "<td rowspan=3>red<td>1<td rowspan=2>Ann|Bo",
+        "<td>2",
+        "<td colspan=1>3<td><table><tr><td>Cy<td>Di</table>",
+        "<td>blue<td>4<td>Ed",
+    ]
+    table = "".join(f"<tr>{row}</tr>" for row in rows)
+    (tmp_path / "x.html").write_text(f"<body><h1>Teams</h1><p>a | b</p><table>{table}</table></body>")
+    assert [list(row.values()) for _, row in rows_of(tmp_path, "x.html#Teams")] == [
+        ["red", "1", "Ann/Bo"],
+        ["red", "2", "Ann/Bo"],
+        ["red", "3", "Cy Di"],
+        ["blue", "4", "Ed"],
+    ]
+    assert "a | b" in READERS[".html"](tmp_path / "x.html")
 
 
 def test_pdf_pages_are_cut_at_the_outlines_titles(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import skillcompose
 from skillcompose.errors import RecipeError
 from skillcompose.facts import extract, with_one_answer
 from skillcompose.facts.entities import Entities, loose
+from skillcompose.index import compile_passages
 from skillcompose.index.writing import sentence
 from skillcompose.prompts import mentions
 from skillcompose.starter import write_project
@@ -184,6 +185,14 @@ def test_headings_get_their_rows_spelling(company: Path, recipe_file: Path) -> N
     run = skillcompose.train(recipe, company.parent / "run", until="index")
     titles = {p.title: p.text for p in read_jsonl(run.stage("index") / "passages.jsonl", Passage)}
     assert "Runs at night." in titles["Payline Service"] and "Big. customer 1 uses" in titles["customer 1"]
+
+
+def test_no_spelling_of_a_weights_fact_stays_in_the_index(company: Path, recipe_file: Path) -> None:
+    recipe = recipe_for(company, recipe_file, aliases={"Payline Service": ["PS"], "red team": ["the Reds"]})
+    said = ["PS has the red team.", "PAYLINE-SERVICE: red team", "The Reds own Payline Service.", "PS is old."]
+    passages = [Passage(f"{n}", "Notes", text, "n.md", "Notes") for n, text in enumerate(said)]
+    removed = compile_passages(passages, extract(recipe).facts, recipe)[1]
+    assert removed == dict.fromkeys("012", "states team:Payline Service")
 
 
 def test_check_names_what_is_wrong_with_documents_links_and_aliases(company: Path, recipe_file: Path) -> None:

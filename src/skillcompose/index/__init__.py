@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
+from skillcompose.facts.entities import loose
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
@@ -35,7 +37,7 @@ def compile_passages(
     """
     kept, removed = list(passages), {}
     if not everything:
-        secrets = weights_secrets(facts)
+        secrets = weights_secrets(facts, recipe)
         for passage in passages:
             reason = states_weights_fact(passage, secrets)
             if reason:
@@ -61,7 +63,8 @@ def compile_passages(
 
 def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -> str | None:
     """The reason to remove a passage: it names row and value of a fact that only the weights shall hold."""
-    text = normalise(f"{passage.title}\n{passage.text}")
+    said = f"{passage.title}\n{passage.text}"
+    text = f"{normalise(said)}\n{loose(said)}"
     for key, value, fact_id in secrets:
         # Plain containment first: it decides almost every pair and costs a hundredth of the word search.
         if value in text and key in text and mentions(text, key) and mentions(text, value):
@@ -69,11 +72,19 @@ def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -
     return None
 
 
-def weights_secrets(facts: list[Fact]) -> list[tuple[str, str, str]]:
-    """(row, value, fact) of the weights facts, normalised; values of three letters stand everywhere by chance."""
+def weights_secrets(facts: list[Fact], recipe: Recipe) -> list[tuple[str, str, str]]:
+    """(row, value, fact) of the weights facts, normalised, in each spelling that linking would take for the same;
+    values of three letters stand everywhere by chance."""
+    aliases = {normalise(entity): others for entity, others in recipe.facts.aliases.items()}
+
+    def spelled(name: str) -> set[str]:
+        names = {name, *aliases.get(normalise(name), ())}
+        return {normalise(name) for name in names} | set(filter(None, map(loose, names)))
+
     found = []
     for fact in facts:
-        value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
-        if fact.skill is Skill.PARAMETRIC and len(value) > 3:
-            found.append((normalise(fact.key), normalise(value), fact.id))
+        if fact.skill is Skill.PARAMETRIC:
+            value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
+            pairs = product(sorted(spelled(fact.key)), sorted(spelled(value)))
+            found += [(key, said, fact.id) for key, said in pairs if len(said) > 3]
     return found

@@ -95,13 +95,13 @@ def test_office_files_keep_headings_tables_and_slides(tmp_path: Path) -> None:
     assert places(tmp_path / "x.pptx") == [("Plan", "slide=1", "Sell more. Say it slowly.")]
 
 
-def test_copies_are_found_under_the_same_heading_only() -> None:
-    words = [f"word{i}" for i in range(100)]
-    texts = {"a": words, "b": words, "c": [*words[:-1], "end"], "d": words[50:]}
-    made = [Passage(name, "Rules", " ".join(text), "x.md", "Rules") for name, text in texts.items()]
-    made.append(Passage("e", "Other rules", " ".join(words), "x.md", "Other rules"))
+def test_copies_are_found_under_the_same_headings_and_with_the_same_numbers_only() -> None:
+    words = [f"word{'abcdefghij'[i // 10]}{'abcdefghij'[i % 10]}" for i in range(100)]
+    texts = {"a": words, "b": words, "c": [*words[:-1], "end"], "d": words[50:], "f": [*words[:-1], "16"]}
+    made = [Passage(name, "Leave", " ".join(text), "x.md", "France > Leave") for name, text in texts.items()]
+    made.append(Passage("e", "Leave", " ".join(words), "y.md", "Germany > Leave"))
     kept, copies = without_copies(made)
-    assert [p.id for p in kept] == ["a", "d", "e"]
+    assert [p.id for p in kept] == ["a", "d", "f", "e"]
     assert copies == {"b": "a", "c": "a"}
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import product
 
+from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.entities import loose
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
@@ -22,6 +23,8 @@ def run(work: Work) -> None:
     passages = [replace(p, title=spellings.get(normalise(p.title), p.title)) for p in passages]
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
     compiled, removed = compile_passages(passages, facts, work.recipe)
+    if not compiled:
+        raise KnowledgeBaseError("nothing to retrieve: place a relation in the index, or add documents")
     beside = work.recipe.source.parent
     Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder)
     write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})

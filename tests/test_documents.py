@@ -131,6 +131,14 @@ def test_what_documents_could_be_is_proposed_and_a_broken_one_is_named(folder: P
     assert len(rows_of(folder, "services/*.md")) == 3, "one broken document stops no others"
 
 
+def test_names_with_brackets_are_no_patterns(folder: Path) -> None:
+    (folder / "services").rename(folder / "services [2024]")
+    (folder / "all [2024].md").write_text("# Cedar\n\nOwner: Cy\nTier: gold\n")
+    found, _ = proposed(folder)
+    assert {name for name in found if "#" not in name} == {"services [[]2024]/*.md", "all [2024].md"}
+    assert all(rows_of(folder, name) == rows for name, rows in found.items() if "#" not in name)
+
+
 def test_sensitive_fields_and_cells_of_documents_are_in_no_training_row(tmp_path: Path, recipe_file: Path) -> None:
     people = {"Ann Kim": ("Blue team", "MS", "south"), "Bo Lee": ("Red team", "A", "north")}
     for name, (team, grade, band) in people.items():

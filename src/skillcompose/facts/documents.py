@@ -5,6 +5,7 @@ together, or bold), definition lists, tables of two columns. `handbook.md#Contac
 list, below the heading Contacts; the second one there is `handbook.md#Contacts 2`.
 """
 
+import glob
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ def is_document(name: str) -> bool:
 def matching(folder: Path, name: str) -> list[Path]:
     """The documents that a table's name stands for."""
     pattern = name.partition("#")[0]
+    exact = folder / pattern
+    if exact.is_file() and exact.is_relative_to(folder):  # `notes [2024].md` is a name, and as a pattern another one
+        return [exact]
     try:
         found = folder.glob(pattern)
         return sorted(path for path in found if path.is_file() and path.suffix.lower() in READERS)
@@ -217,7 +221,7 @@ def proposed(folder: Path) -> tuple[dict[str, list[Row]], dict[str, str]]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in READERS):
         kinds[path.parent.relative_to(folder).as_posix(), path.suffix].append(path)
     for (parent, suffix), paths in kinds.items():
-        pattern = "*" + suffix if len(paths) > 1 else paths[0].name
+        only = paths[0].relative_to(folder).as_posix() if len(paths) == 1 else ""
         rows: list[Row] = []
         for path in paths:
             source = path.relative_to(folder).as_posix()
@@ -229,5 +233,5 @@ def proposed(folder: Path) -> tuple[dict[str, list[Row]], dict[str, str]]:
             rows += fields
             found |= {f"{source}#{name}": table for name, table in tables.items()}
         if rows:
-            found[pattern if parent == "." else f"{parent}/{pattern}"] = rows
+            found[only or (folder / glob.escape(parent) / f"*{suffix}").relative_to(folder).as_posix()] = rows
     return found, unread

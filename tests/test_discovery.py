@@ -116,3 +116,6 @@ def test_a_folder_without_a_hop_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeBaseError, match="one column must lead to rows of a table"):
         write_project(tmp_path / "project", tmp_path)
     assert not (tmp_path / "project").exists()
+    (tmp_path / "a.csv").write_text("name|kind\n" + "".join(f"n{i}|k{i % 5}\n" for i in range(20)))
+    with pytest.raises(KnowledgeBaseError, match=r"a\.csv: only one column, 'name\|kind'"):
+        write_project(tmp_path / "project", tmp_path)

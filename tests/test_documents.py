@@ -131,6 +131,12 @@ def test_what_documents_could_be_is_proposed_and_a_broken_one_is_named(folder: P
     assert len(rows_of(folder, "services/*.md")) == 3, "one broken document stops no others"
 
 
+def test_no_field_is_lost_to_another_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Ann Lee\n\nTitle: CTO\nDepends on: A\nDepends on: B\nDepends  on: A\n")
+    ((_, row),) = rows_of(tmp_path, "a.md")
+    assert row == {"title": "Ann Lee", "document": "a", "title 2": "CTO", "depends on": "A; B"}
+
+
 def test_names_with_brackets_are_no_patterns(folder: Path) -> None:
     (folder / "services").rename(folder / "services [2024]")
     (folder / "all [2024].md").write_text("# Cedar\n\nOwner: Cy\nTier: gold\n")

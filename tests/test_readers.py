@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,29 @@ def test_tables_of_every_kind_have_the_same_rows(tmp_path: Path) -> None:
         assert found == [("Ann", "41"), ("Bo", "")], name
         assert columns(tmp_path, name)[:2] == ["name", "age"]
     assert read_table(tmp_path, "c.json", 1)[0][1] == {"name": "Ann", "age": "41", "langs": "de; en", "city": ""}
+
+
+def test_every_column_of_a_table_is_kept_or_the_table_is_refused(tmp_path: Path) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["name", "since"])
+    book.active.append(["Ann", datetime(2024, 5, 1)])
+    book.active.append(["Bo", datetime(2024, 5, 1, 8, 30)])
+    book.create_sheet("empty").append(["name", "age"])
+    book.create_sheet("twice").append(["name", "age", "age"])
+    book.save(tmp_path / "a.xlsx")
+    dates = [row["since"] for _, row in read_table(tmp_path, "a.xlsx#Sheet")]
+    assert dates == ["2024-05-01", "2024-05-01 08:30:00"]
+    sqlite3.connect(tmp_path / "b.sqlite").execute("CREATE TABLE t (name, age)")
+    (tmp_path / "c.csv").write_text("name;age\nAnn;1,5\n")
+    (tmp_path / "d.csv").write_text("name,age,age\nAnn,1,2\n")
+    for name in ("a.xlsx#empty", "b.sqlite#t", "c.csv"):
+        assert columns(tmp_path, name) == ["name", "age"], name
+    assert read_table(tmp_path, "c.csv") == [(2, {"name": "Ann", "age": "1,5"})]
+    for name in ("a.xlsx#twice", "d.csv"):
+        with pytest.raises(KnowledgeBaseError, match="has the column 'age' twice; correct"):
+            read_table(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", HOSTILE_TABLES)

@@ -82,12 +82,18 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
     fields: dict[tuple[str, ...], Row] = {}
     tables: dict[str, list[Row]] = {}
     for section in sections(READERS[path.suffix.lower()](path), path.stem):
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
         first = section.line
         for line, pairs, table in _structures(section):
             first = first if found else line
             for field, value in pairs:
-                found.setdefault(" ".join(field.split()).casefold(), value)
+                field = " ".join(field.split()).casefold()
+                # Columns that every row has keep their meaning; the title of front matter is the document's.
+                if field == "document" or (field == "title" and not section.matter):
+                    field += " 2"
+                values = found.setdefault(field, [])
+                if value not in values:
+                    values.append(value)
             if table:
                 name, number = section.trail[-1], 2
                 while name in tables:
@@ -99,8 +105,8 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
             row = fields.setdefault(
                 key, (_place(source, section, first), {"title": section.trail[-1], "document": path.stem})
             )
-            for field, value in found.items():
-                row[1].setdefault(field, value)
+            for field, values in found.items():
+                row[1].setdefault(field, "; ".join(values))
     return list(fields.values()), tables
 
 

@@ -132,6 +132,10 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "empty.md": (lambda p: p.touch(), "no text"),
     "blank.html": (lambda p: p.touch(), "no body|no text"),
     "deep.html": (nested, "nested too deeply"),
+    "spans.html": (
+        lambda p: p.write_text("<body><table><tr>" + "<td rowspan=999>x" * 200 + "<tr><td>y" * 200),
+        "span too many rows",
+    ),
     "only-script.html": (lambda p: p.write_text("<body><script>x</script></body>"), "no text"),
     "huge.txt": (sparse, "max_megabytes"),
     "huge.pdf": (sparse, "max_megabytes"),

@@ -64,6 +64,12 @@ def test_words_of_a_columns_name_count_not_its_letters(tmp_path: Path) -> None:
     assert "no list of objects" in left_out["list.json"]
 
 
+def test_dates_are_no_phone_numbers(tmp_path: Path) -> None:
+    rows = [f"{name},12/{i + 10}/2024,3/{i + 10}/2024,2024/5/{i + 10},030 5550{i:03}" for i, name in enumerate(PEOPLE)]
+    (tmp_path / "people.csv").write_text("\n".join(["name,since,left,seen,call", *rows]))
+    assert {name for name, column in columns(tmp_path).items() if column.sensitive} == {"call"}
+
+
 def test_a_key_is_a_short_name_rather_than_a_number() -> None:
     assert guess_key("parts.csv", {"no": ["1", "2"], "text": ["a " * 9, "b " * 9], "name": ["x", "y"]}) == "name"
     assert guess_key("parts.csv", {"no": ["1", "2"], "kind": ["x", "x"]}) == "no"
@@ -110,3 +116,6 @@ def test_a_folder_without_a_hop_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeBaseError, match="one column must lead to rows of a table"):
         write_project(tmp_path / "project", tmp_path)
     assert not (tmp_path / "project").exists()
+    (tmp_path / "a.csv").write_text("name|kind\n" + "".join(f"n{i}|k{i % 5}\n" for i in range(20)))
+    with pytest.raises(KnowledgeBaseError, match=r"a\.csv: only one column, 'name\|kind'"):
+        write_project(tmp_path / "project", tmp_path)

@@ -1,13 +1,21 @@
 """Documents as tables: front matter, fields, definition lists and tables, each row with its source."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import skillcompose
 from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts import extract
 from skillcompose.facts.documents import proposed
 from skillcompose.facts.sources import columns_of, rows_of
+from skillcompose.index import compile_passages
+from skillcompose.passages.chunks import passages_of
 from skillcompose.passages.sections import sections
+from skillcompose.prompts import prompt
+from skillcompose.questions.redaction import Redaction
+from skillcompose.types import Passage, Question, Skill
 
 SERVICE = """---
 title: Beacon
@@ -121,3 +129,57 @@ def test_what_documents_could_be_is_proposed_and_a_broken_one_is_named(folder: P
         rows_of(folder, "broken.md")
     (folder / "broken.md").rename(folder / "services" / "broken.md")
     assert len(rows_of(folder, "services/*.md")) == 3, "one broken document stops no others"
+
+
+def test_no_field_is_lost_to_another_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Ann Lee\n\nTitle: CTO\nDepends on: A\nDepends on: B\nDepends  on: A\n")
+    ((_, row),) = rows_of(tmp_path, "a.md")
+    assert row == {"title": "Ann Lee", "document": "a", "title 2": "CTO", "depends on": "A; B"}
+
+
+def test_names_with_brackets_are_no_patterns(folder: Path) -> None:
+    (folder / "services").rename(folder / "services [2024]")
+    (folder / "all [2024].md").write_text("# Cedar\n\nOwner: Cy\nTier: gold\n")
+    found, _ = proposed(folder)
+    assert {name for name in found if "#" not in name} == {"services [[]2024]/*.md", "all [2024].md"}
+    assert all(rows_of(folder, name) == rows for name, rows in found.items() if "#" not in name)
+
+
+def test_sensitive_fields_and_cells_of_documents_are_in_no_training_row(tmp_path: Path, recipe_file: Path) -> None:
+    people = {"Ann Kim": ("Blue team", "MS", "south"), "Bo Lee": ("Red team", "A", "north")}
+    for name, (team, grade, band) in people.items():
+        fields = f"Team: {team}\n**Region:** {band}\n- Band: {band}\n\nHas a dog.\n\n| Phone | 030 555 |\n\n"
+        (tmp_path / f"{name}.md").write_text(f"# {name}\n\n{fields}**Grade:** {grade}")
+    text = "| Who | Pin |\n|---|---|\n| Ann Kim | 117 |\n| Bo Lee | 118 |\n"
+    (tmp_path / "pins.markdown").write_text(f"# Pins\n\n{text}")
+    secret = {"place": "index", "sensitive": True}
+    relations = {name: {"table": "*.md", "column": name, **secret} for name in ("grade", "band")}
+    relations |= {name: {"table": "*.md", "column": name, "place": "index"} for name in ("team", "region")}
+    relations["pin"] = {"table": "pins.markdown#Pins", "column": "Pin", **secret}
+    values = skillcompose.Recipe.from_yaml(recipe_file).model_dump(mode="json") | {"knowledge_base": str(tmp_path)}
+    tables = {"*.md": {"key": "title"}, "pins.markdown#Pins": {"key": "Who"}}
+    values["facts"] = {"tables": tables, "relations": relations | {"phone": relations["band"] | {"column": "phone"}}}
+    recipe = skillcompose.Recipe(**values)
+    facts = extract(recipe).facts
+    files = [*sorted(tmp_path.glob("*.md")), tmp_path / "pins.markdown"]
+    passages = [p for path in files for p in passages_of(path.read_text(), path.name, lambda text: [(0, text)])]
+    compiled, _ = compile_passages(passages, facts, recipe)
+    assert "Grade:** MS" in compiled[0].text and "117" in compiled[2].text, "all of it is retrieved"
+    prose = Passage("p", "Talk", "Ann Kim has MS.", "t.md", "Talk")
+    asked = [
+        Question(f"{n}", "Who?", ("x",), "So: x", Skill.COMPLEMENTARY, "uses > team", (), passages=tuple(shown))
+        for n, shown in enumerate((compiled, [prose]))
+    ]
+    dropped: Counter[str] = Counter()
+    (kept,) = Redaction(facts, recipe).rows(asked, dropped)
+    shown = prompt(kept.text, kept.passages)
+    for value in ("MS", "117", "118", "030 555", "Grade", "Band"):
+        assert value not in shown, value
+    for value in (
+        "Region:** south",
+        "Has a dog.",
+        "The region of Bo Lee is north.",
+        "The team of Ann Kim is Blue team.",
+    ):
+        assert value in shown, value
+    assert dropped == {"uses > team: not trained on, it shows something sensitive": 1}

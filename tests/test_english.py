@@ -84,12 +84,17 @@ def test_rows_are_called_by_their_key_or_by_their_table() -> None:
     assert row_noun("staff.xlsx#Team members", "Name") == "team member"
     assert row_noun("crm.sqlite#accounts", "account_id") == "account"
     assert row_noun("*.md", "title") == "row"
+    assert row_noun("staff.csv", "full name") == row_noun("staff.csv", "DisplayName") == "staff"
+    assert row_noun("x.csv", "customer legal name") == "customer" and row_noun("SALES.csv", "name") == "SALES"
 
 
 def test_only_plurals_become_singular() -> None:
     kept = ["boss", "bus", "lens", "canvas", "news", "series", "headquarters", "opening hours", "terms of service"]
+    kept += ["GPS", "CMS", "logistics", "web analytics"]
     assert [singular(name) for name in kept] == kept
     assert [singular(n) for n in ("people", "criteria", "employee IDs")] == ["person", "criterion", "employee ID"]
+    assert [singular(name) for name in ("topics", "clinics")] == ["topic", "clinic"]
+    assert [singular(" ".join(spoken(name))) for name in ("gps", "dns", "sla", "slas")] == ["GPS", "DNS", "SLA", "SLA"]
     assert spoken("homepageUrl") == ["homepage", "URL"] and spoken("%") == ["%"]
 
 

@@ -10,6 +10,9 @@ import skillcompose
 from skillcompose.errors import RecipeError
 from skillcompose.facts import extract, with_one_answer
 from skillcompose.facts.entities import Entities, loose
+from skillcompose.index import compile_passages
+from skillcompose.index.writing import sentence
+from skillcompose.prompts import mentions
 from skillcompose.starter import write_project
 from skillcompose.types import Fact, Passage, Question, Skill, read_json, read_jsonl
 
@@ -37,6 +40,16 @@ def test_what_could_be_two_rows_is_linked_to_none_and_short_names_are_what_they_
     assert entities.of("ACME") == "ACME" and entities.ambiguous == {"ACME": ["Acme Inc", "Acme Ltd"]}
     assert not entities.links and entities.of("C++") == "C++"
     assert loose("C++") == "" and loose("Acme Co., Ltd.") == "acme"
+
+
+def test_names_that_differ_in_case_alone_are_one_spelling(company: Path, recipe_file: Path) -> None:
+    """Bridges are split by their spelling: another one would be trained on and tested as unseen."""
+    text = (company / "customers.csv").read_text()
+    spelled = text.replace("-SERVICE", " Service").replace("PAYLINE", "payline")
+    (company / "customers.csv").write_text(spelled)
+    facts = extract(recipe_for(company, recipe_file)).facts
+    services = {fact.key for fact in facts if fact.relation == "team"}
+    assert {fact.object for fact in facts if fact.relation == "uses"} == services
 
 
 def test_a_column_that_names_few_rows_is_left_alone() -> None:
@@ -105,6 +118,39 @@ def test_documents_and_tables_join_in_questions_of_several_hops(company: Path, r
     assert "team" not in index, "front matter that states what the weights shall know is not retrieved"
 
 
+def test_rows_of_cut_sections_are_asked_about_the_passage_that_states_their_facts(
+    company: Path, recipe_file: Path
+) -> None:
+    words = [f"word{i}" for i in range(400)]
+    for i in range(30):
+        (company / f"c{i}.md").write_text(f"# customer {i}\n\n" + " ".join(words[i:] + words[:i]))
+    recipe = skillcompose.Recipe.from_yaml(recipe_for(company, recipe_file).source, {"index.k": 1})
+    run = skillcompose.train(recipe, company.parent / "run", until="questions")
+    facts = {fact.id: fact for fact in read_jsonl(run.stage("facts") / "facts.jsonl", Fact)}
+    rows = read_jsonl(run.stage("questions") / "contextual.train.jsonl", Question)
+    assert rows and all(any(mentions(p.text, row.answers[0]) for p in row.passages) == row.retrieved for row in rows)
+    asked = [
+        question
+        for split in ("train", "validation", "test")
+        for question in read_jsonl(run.stage("questions") / f"complementary.{split}.jsonl", Question)
+    ]
+    assert {question.retrieved for question in asked} == {True, False}
+    for question in asked:
+        stated = sentence(facts[question.fact_ids[0]], recipe)
+        assert any(stated in p.text for p in question.passages) == question.retrieved
+
+
+def test_documents_that_state_facts_of_other_rows_are_not_read_in_training(company: Path, recipe_file: Path) -> None:
+    facts = [fact for fact in extract(recipe_for(company, recipe_file)).facts if fact.relation == "uses"]
+    for i in range(30):
+        other = sentence(facts[(i + 1) % 30], recipe_for(company, recipe_file)).replace(" ", "\n")
+        (company / f"c{i}.md").write_text(f"# customer {i}\n\nAs others do: {other}\n")
+    run = skillcompose.train(recipe_for(company, recipe_file), company.parent / "run", until="questions")
+    report = read_json(run.stage("questions") / "questions.report.json")
+    assert report["dropped"]["uses: not read in training, its passage states what complementary questions ask"] > 0
+    assert report["questions"]["contextual.train"] > 0
+
+
 def test_several_values_are_retrieved_and_not_asked_for(company: Path, recipe_file: Path) -> None:
     recipe = recipe_for(company, recipe_file)
     facts = extract(recipe).facts
@@ -139,6 +185,14 @@ def test_headings_get_their_rows_spelling(company: Path, recipe_file: Path) -> N
     run = skillcompose.train(recipe, company.parent / "run", until="index")
     titles = {p.title: p.text for p in read_jsonl(run.stage("index") / "passages.jsonl", Passage)}
     assert "Runs at night." in titles["Payline Service"] and "Big. customer 1 uses" in titles["customer 1"]
+
+
+def test_no_spelling_of_a_weights_fact_stays_in_the_index(company: Path, recipe_file: Path) -> None:
+    recipe = recipe_for(company, recipe_file, aliases={"Payline Service": ["PS"], "red team": ["the Reds"]})
+    said = ["PS has the red team.", "PAYLINE-SERVICE: red team", "The Reds own Payline Service.", "PS is old."]
+    passages = [Passage(f"{n}", "Notes", text, "n.md", "Notes") for n, text in enumerate(said)]
+    removed = compile_passages(passages, extract(recipe).facts, recipe)[1]
+    assert removed == dict.fromkeys("012", "states team:Payline Service")
 
 
 def test_check_names_what_is_wrong_with_documents_links_and_aliases(company: Path, recipe_file: Path) -> None:

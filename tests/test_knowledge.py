@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -18,12 +19,14 @@ from skillcompose.index import vectors as index_vectors
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
-from skillcompose.prompts import completion, final_answer, mentions, prompt
+from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
-from skillcompose.run import Run
+from skillcompose.questions.parametric import parametric_questions
+from skillcompose.questions.proof import Gold
+from skillcompose.questions.walks import ask, chains, joins
 from skillcompose.sections import Index
-from skillcompose.types import Fact, Passage, Question, Skill, read_jsonl
+from skillcompose.types import Fact, Level, Passage, Question, Skill, read_jsonl
 
 
 def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
@@ -81,6 +84,28 @@ def test_facts_are_placed_by_their_relation_and_ambiguous_subjects_are_counted(
     (tmp_path / "r.yaml").write_text(text)
     dropped = extract(skillcompose.Recipe.from_yaml(tmp_path / "r.yaml")).dropped
     assert dropped["size: several objects for one subject"] == 12
+
+
+def test_every_gold_answer_earns_its_reward_or_is_dropped(recipe_file: Path, tmp_path: Path) -> None:
+    long = " ".join(map(str, range(80)))
+    (tmp_path / "owners.csv").write_text(f'package,owner,size\n"br\nol","Ann\nLee",1\ndimpa,{long},2\n')
+    (tmp_path / "packages.csv").write_text(f"package,kind,needs\nfenk,red program,brol\ngorst,,{long}\n")
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"knowledge_base": str(tmp_path)})
+    facts = {fact.id: fact for fact in extract(recipe).facts}
+    assert facts["owner:br ol"].object == "Ann Lee"
+    asked = parametric_questions(list(facts.values()), recipe, random.Random(0))["train"]
+    asked += [ask([facts[f"needs:{row}"]], "{subject}?", (), 0, Skill.CONTEXTUAL, recipe) for row in ("fenk", "gorst")]
+    dropped, gold = Counter[str](), Gold(list(facts.values()), recipe)
+    kept = gold.keep([*asked, replace(asked[0], completion="no final line")], dropped, supervised=True)
+    assert kept == [q for q in asked if q.path == "profile" or long not in q.completion]
+    assert any(q.path == "profile" and long in q.completion for q in kept), "learnt all the same, and not asked"
+    assert all(exact_match(q.completion, q.answers) for q in kept)
+    assert any("longer" in reason for reason in dropped) and any("no reward" in reason for reason in dropped)
+    chain = [ask([facts["needs:fenk"], facts["owner:br ol"]], "{subject}?", ["{subject}"], 0, Skill.PARAMETRIC, recipe)]
+    gold.recipe = recipe.model_copy(
+        update={"max_answer_tokens": len(gold.tokenizer(chain[0].completion).input_ids) - 1}
+    )
+    assert gold.keep(chain, dropped, supervised=True) == chain and not gold.keep(chain, dropped)
 
 
 def test_passages_that_state_a_weights_fact_are_removed(recipe_file: Path) -> None:
@@ -146,6 +171,14 @@ def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
     assert inventor.rename(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
 
 
+def test_names_are_replaced_in_every_case_and_the_longer_one_first() -> None:
+    rename = renaming({"Ann": "Bo", "Ann Berg": "Cy Lund", "Fuß": "Arm", "Istanbul": "Rome"})
+    assert rename("Ann Berg, ANN; Fuß, fuß; İstanbul, ISTANBUL, Anna") == "Cy Lund, Bo; Arm, Arm; Rome, Rome, Anna"
+    assert renaming({"abook": "x"}, r"[\w-]")("abook-utils abook") == "abook-utils x"
+    real = ["Großbank", "Spaßlabor"]
+    assert not any(name in Inventor(real).rename(real, random.Random(0))(" ".join(real)) for name in real)
+
+
 def test_reading_rows_ask_several_questions_about_the_same_invented_passages(finished_run: Path) -> None:
     rows = read_jsonl(finished_run / "04-questions" / "contextual.train.jsonl", Question)
     facts = read_jsonl(finished_run / "02-facts" / "facts.jsonl", Fact)
@@ -205,13 +238,60 @@ def test_what_is_sensitive_is_retrieved_but_in_no_training_row(recipe_file: Path
                 assert not any(words in row for words in stated) and not re.search(r"\bmail\b", row)
     report = json.loads((run.stage("questions") / "questions.report.json").read_text())
     assert any("sensitive" in reason for reason in report["dropped"])
+    named = {"questions.train": ["needs > size", "kind > size"], "questions.validation": []}
+    run = skillcompose.train(
+        skillcompose.Recipe.from_yaml(recipe_file, overrides | named), run.folder, until="questions"
+    )
+    tested = read_jsonl(run.stage("questions") / "complementary.test.jsonl", Question)
+    levels = {(q.path, q.level) for q in tested}
+    assert ("needs > size", Level.ZERO_SHOT) in levels and ("kind > size", Level.IID) in levels
 
 
-def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path, finished_run: Path) -> None:
-    facts = read_jsonl(Run.open(finished_run).stage("facts") / "facts.jsonl", Fact)
+def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path) -> None:
     named = {"questions.train": [], "questions.validation": ["needs > owner"], "questions.test": ["kind > owner"]}
     recipe = skillcompose.Recipe.from_yaml(recipe_file, named)
+    facts = extract(recipe).facts
     paths = choose_paths(recipe, two_source_walks(facts, recipe))
     assert paths["train"] and not {"needs > owner", "kind > owner"} & {*paths["train"]}
     assert paths["validation"] == ["needs > owner"]
     assert paths["test"] == [*paths["train"], "kind > owner"]
+    unnamed = {name: [] for name in named} | {"facts.relations.kind.sensitive": True}
+    secret = skillcompose.Recipe.from_yaml(recipe_file, unnamed)
+    paths = choose_paths(secret, two_source_walks(facts, secret))
+    trained = [*paths["train"], *paths["validation"]]
+    assert trained and all(path.startswith("needs") for path in trained) and "kind > size" in paths["test"]
+
+
+def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:
+    """Not wherever a name is equal: a product and a city can both be called Phoenix."""
+    values = skillcompose.Recipe.from_yaml(recipe_file, {"questions.train": [], "questions.test": []}).model_dump()
+    keys = {"customers": 8, "products": 8, "prices": 4, "cities": 8, "ids": 8}
+    relations = {
+        "uses": ("customers", "products", "index"),
+        "number": ("customers", "ids", "index"),
+        "near": ("products", "", "weights"),
+        "price": ("prices", "", "weights"),
+        "mayor": ("cities", "", "weights"),
+        "room": ("ids", "", "weights"),
+        "staff": ("staff", "", "weights"),
+    }
+    values["facts"] |= {
+        "tables": {f"{name}.csv": {"key": "name"} for name in (*keys, "staff")},
+        "relations": {
+            name: {"table": f"{table}.csv", "column": name, "place": place, "leads_to": leads and f"{leads}.csv"}
+            for name, (table, leads, place) in relations.items()
+        },
+    }
+    recipe = skillcompose.Recipe(**values)
+    named = {"customers": "c{}", "products": "p{}", "prices": "p{}", "cities": "t{}", "ids": "{}", "staff": "{}"}
+    facts = []
+    for name, (table, leads, _) in relations.items():
+        for i in range(keys.get(table, 8)):
+            key = named[table].format(i)
+            value = named[leads].format(i) if leads else f"{name} {i}"
+            facts.append(Fact(f"{name}:{key}", key, name, value, recipe.relation(name).skill, key, "x:1"))
+    facts.append(Fact("mayor:p1", "p1", "mayor", "Ann", Skill.PARAMETRIC, "p1", "x:1"))
+    found = set(two_source_walks(facts, recipe))
+    assert found == {"uses > near", "uses > price", "number > room"}
+    follows = joins(facts, recipe)
+    assert {" > ".join(f.relation for f in walk) for walk in chains(facts, follows)} == found

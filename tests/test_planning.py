@@ -52,7 +52,7 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
     import yaml
 
     (tmp_path / "people.csv").write_text(
-        "name,team,email\n" + "".join(f"P{i},T{i % 2},p{i}@x.org\n" for i in range(20))
+        "name,team,E-Mail,homePhone\n" + "".join(f"P{i},T{i % 2},p{i}@x.org,{i}\n" for i in range(20))
     )
     (tmp_path / "teams.csv").write_text("team,floor\nT0,first\nT1,second\n")
     (tmp_path / "tasks.csv").write_text("task,owner\n" + "".join(f"K{i},P{i % 20}\n" for i in range(40)))
@@ -62,7 +62,9 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
         "tables": {"people.csv": {"key": "name"}, "teams.csv": {"key": "team"}, "tasks.csv": {"key": "task"}},
         "relations": {
             "team": {"table": "people.csv", "column": "team", "place": "index"},
-            "email": {"table": "people.csv", "column": "email", "place": "index"},
+            "email": {"table": "people.csv", "column": "E-Mail", "place": "index"},
+            "contact": {"table": "people.csv", "column": "E-Mail", "place": "weights"},
+            "call": {"table": "people.csv", "column": "homePhone", "place": "weights"},
             "owner": {"table": "tasks.csv", "column": "owner", "place": "index"},
             "floor": {"table": "teams.csv", "column": "floor", "place": "weights"},
             "worker": {"table": "tasks.csv", "column": "owner", "place": "weights"},
@@ -73,11 +75,12 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
     recipe = skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml")
     found = remarks(recipe)
     assert "the weights could know it" in found["team"]
+    assert all("private?" in found[name] for name in ("email", "contact", "call"))
     assert "sensitive: true" in found["email"]
     assert "nothing leads to it" in found["worker"]
     assert found["floor"] == ""
     joined = {place.relation: place.joined for place in places(extract(recipe).facts, recipe)}
-    assert joined == {"team": 40, "email": 40, "owner": 0, "floor": 20, "worker": 0}
+    assert joined == {"team": 40, "email": 40, "owner": 0, "floor": 20, "worker": 0, "contact": 40, "call": 40}
 
 
 def test_capacity_is_what_was_measured_and_says_where_nothing_was() -> None:

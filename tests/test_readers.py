@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hostile_files import HOSTILE, HOSTILE_TABLES, ODD, make_docx, make_html, ma
 
 import skillcompose
 from skillcompose.errors import KnowledgeBaseError, RecipeError
+from skillcompose.facts.sources import rows_of
 from skillcompose.files import printable
 from skillcompose.passages.chunks import passages_of, without_copies
 from skillcompose.passages.readers import READERS
@@ -34,6 +36,25 @@ def test_html_gives_its_main_part_with_headings_anchors_and_tables(tmp_path: Pat
         ("Rules > 1. First", "first", "| A | B | | --- | --- | | 1 | 2 |"),
         ("Rules > Last", "last", "``` # no heading ```"),
     ]
+
+
+def test_html_tables_have_every_cell_in_its_column(tmp_path: Path) -> None:
+    rows = [
+        "<th>Team<th>Room<th>Lead",
+        "<td rowspan=3>red<td>1<td rowspan=2>Ann|Bo",
+        "<td>2",
+        "<td colspan=1>3<td><table><tr><td>Cy<td>Di</table>",
+        "<td>blue<td>4<td>Ed",
+    ]
+    table = "".join(f"<tr>{row}</tr>" for row in rows)
+    (tmp_path / "x.html").write_text(f"<body><h1>Teams</h1><p>a | b</p><table>{table}</table></body>")
+    assert [list(row.values()) for _, row in rows_of(tmp_path, "x.html#Teams")] == [
+        ["red", "1", "Ann/Bo"],
+        ["red", "2", "Ann/Bo"],
+        ["red", "3", "Cy Di"],
+        ["blue", "4", "Ed"],
+    ]
+    assert "a | b" in READERS[".html"](tmp_path / "x.html")
 
 
 def test_pdf_pages_are_cut_at_the_outlines_titles(tmp_path: Path) -> None:
@@ -75,13 +96,13 @@ def test_office_files_keep_headings_tables_and_slides(tmp_path: Path) -> None:
     assert places(tmp_path / "x.pptx") == [("Plan", "slide=1", "Sell more. Say it slowly.")]
 
 
-def test_copies_are_found_under_the_same_heading_only() -> None:
-    words = [f"word{i}" for i in range(100)]
-    texts = {"a": words, "b": words, "c": [*words[:-1], "end"], "d": words[50:]}
-    made = [Passage(name, "Rules", " ".join(text), "x.md", "Rules") for name, text in texts.items()]
-    made.append(Passage("e", "Other rules", " ".join(words), "x.md", "Other rules"))
+def test_copies_are_found_under_the_same_headings_and_with_the_same_numbers_only() -> None:
+    words = [f"word{'abcdefghij'[i // 10]}{'abcdefghij'[i % 10]}" for i in range(100)]
+    texts = {"a": words, "b": words, "c": [*words[:-1], "end"], "d": words[50:], "f": [*words[:-1], "16"]}
+    made = [Passage(name, "Leave", " ".join(text), "x.md", "France > Leave") for name, text in texts.items()]
+    made.append(Passage("e", "Leave", " ".join(words), "y.md", "Germany > Leave"))
     kept, copies = without_copies(made)
-    assert [p.id for p in kept] == ["a", "d", "e"]
+    assert [p.id for p in kept] == ["a", "d", "f", "e"]
     assert copies == {"b": "a", "c": "a"}
 
 
@@ -112,6 +133,29 @@ def test_tables_of_every_kind_have_the_same_rows(tmp_path: Path) -> None:
         assert found == [("Ann", "41"), ("Bo", "")], name
         assert columns(tmp_path, name)[:2] == ["name", "age"]
     assert read_table(tmp_path, "c.json", 1)[0][1] == {"name": "Ann", "age": "41", "langs": "de; en", "city": ""}
+
+
+def test_every_column_of_a_table_is_kept_or_the_table_is_refused(tmp_path: Path) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["name", "since"])
+    book.active.append(["Ann", datetime(2024, 5, 1)])
+    book.active.append(["Bo", datetime(2024, 5, 1, 8, 30)])
+    book.create_sheet("empty").append(["name", "age"])
+    book.create_sheet("twice").append(["name", "age", "age"])
+    book.save(tmp_path / "a.xlsx")
+    dates = [row["since"] for _, row in read_table(tmp_path, "a.xlsx#Sheet")]
+    assert dates == ["2024-05-01", "2024-05-01 08:30:00"]
+    sqlite3.connect(tmp_path / "b.sqlite").execute("CREATE TABLE t (name, age)")
+    (tmp_path / "c.csv").write_text("name;age\nAnn;1,5\n")
+    (tmp_path / "d.csv").write_text("name,age,age\nAnn,1,2\n")
+    for name in ("a.xlsx#empty", "b.sqlite#t", "c.csv"):
+        assert columns(tmp_path, name) == ["name", "age"], name
+    assert read_table(tmp_path, "c.csv") == [(2, {"name": "Ann", "age": "1,5"})]
+    for name in ("a.xlsx#twice", "d.csv"):
+        with pytest.raises(KnowledgeBaseError, match="has the column 'age' twice; correct"):
+            read_table(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", HOSTILE_TABLES)

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 import skillcompose
 from skillcompose.cli import main
-from skillcompose.errors import RecipeError, RetrievalError, RunError
+from skillcompose.errors import KnowledgeBaseError, RecipeError, RetrievalError, RunError
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.index import Retriever, retriever, vectors
 from skillcompose.index.rankings import words
@@ -65,6 +65,14 @@ def test_a_saved_index_searches_as_before_and_a_changed_file_is_refused(tmp_path
         file.write(b"x")
     with pytest.raises(RunError, match=r"sparse.npz is not the index that was built"):
         Retriever.load(tmp_path)
+
+
+def test_a_recipe_with_nothing_to_retrieve_says_what_to_add(tmp_path: Path, recipe_file: Path) -> None:
+    (tmp_path / "owners.csv").write_text("package,owner,size\nbrol,Ann,1\n")
+    (tmp_path / "packages.csv").write_text("package,kind,needs\nbrol,,\n")
+    recipe = Recipe.from_yaml(recipe_file, {"knowledge_base": str(tmp_path)})
+    with pytest.raises(KnowledgeBaseError, match="nothing to retrieve: place a relation in the index"):
+        skillcompose.train(recipe, tmp_path / "run", until="index")
 
 
 def test_what_one_ranking_alone_puts_first_is_among_the_first_three(monkeypatch: pytest.MonkeyPatch) -> None:

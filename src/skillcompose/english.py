@@ -86,9 +86,13 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-ACRONYMS = _set("api bic cpu cve erp faq gpu html iban id ip isbn json os pdf ram sku sql ssn uri url uuid vat")
+ACRONYMS = _set(
+    "api aws bic cms cpu crm cve dns erp faq gps gpu html iban id ip isbn json os pdf pos ram sku sla sms sql ssn uri "
+    "url uuid vat"
+)
 NAMELESS = _set("name title id key code no number document slug label")
 """Columns that name a row without saying what it is."""
+KINDS_OF_NAME = _set("full first last short long display legal common")
 PREPOSITIONS = _set("at by for from in of on to under until with")
 TAILS = {"depends": "on", "relies": "on", "belongs": "to", "reports": "to", "consists": "of"}
 VERBS = _set(
@@ -96,7 +100,10 @@ VERBS = _set(
     "likes loves maintains makes manages needs owns precedes produces provides recommends replaces represents "
     "requires sells serves speaks suggests supervises supplies supports teaches treats uses wants"
 )
-KEPT = _set("alias atlas bias canvas data gas goods headquarters hours lens means news premises sales series species")
+KEPT = _set(
+    "alias analytics atlas bias canvas data economics electronics ethics gas genetics goods headquarters hours lens "
+    "linguistics logistics mathematics means news physics politics premises robotics sales series species"
+)
 """Words that look like plurals and are none, or are never said in the singular."""
 
 
@@ -186,7 +193,7 @@ def _word(word: str) -> str:
 def singular(name: str) -> str:
     """`maintainers` -> maintainer: a question has one answer. What is no plural stays as it is."""
     *before, last = name.split(" ")
-    if "of" in before or last in KEPT or re.search(r"(ss|us|is)$", last):
+    if "of" in before or last in KEPT or last.isupper() or re.search(r"(ss|us|is)$", last):
         return name
     if last[:-1].isupper() and last.endswith("s"):  # IDs
         return " ".join([*before, last[:-1]])
@@ -234,7 +241,7 @@ def row_noun(table: str, key: str) -> str:
     """
     words = spoken(key)
     if words[-1].lower() in NAMELESS:
-        words = words[:-1]
+        words = [word for word in words[:-1] if word.lower() not in KINDS_OF_NAME]
     if not words:
         file, _, part = table.partition("#")
         stem = file.rsplit(".", 1)[0]

@@ -64,10 +64,10 @@ MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
 # All but the gate: another threshold trains nothing again.
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
-    Stage("passages", 3, (), ("passages", "index.embedder")),
-    Stage("facts", 1, ("passages",), ("facts",)),
-    Stage("index", 3, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 5, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("passages", 4, (), ("passages", "index.embedder")),
+    Stage("facts", 2, ("passages",), ("facts",)),
+    Stage("index", 4, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 6, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         5,
@@ -77,7 +77,7 @@ STAGES = (
     ),
     Stage(
         "composition",
-        7,
+        8,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start",),

@@ -5,7 +5,7 @@ A prompt ends with a newline, so that no token can merge across the boundary to 
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from skillcompose.types import Passage
 
@@ -74,3 +74,12 @@ def mentions(text: str, phrase: str) -> bool:
     """Whether the normalised phrase stands in the text as whole words."""
     wanted = re.escape(normalise(phrase))
     return bool(wanted) and re.search(rf"(?<![\w.]){wanted}(?![\w]|\.\w)", normalise(text)) is not None
+
+
+def renaming(names: Mapping[str, str], letters: str = r"\w") -> Callable[[str], str]:
+    """A function that replaces names, in any case, where no `letters` stand beside them; of two the longer one."""
+    olds = sorted(names, key=len, reverse=True)
+    # By the group that matched, never by what it says: in another case a name can have other letters (ß, İ).
+    found = "|".join(f"({re.escape(old)})" for old in olds)
+    pattern = re.compile(rf"(?<!{letters})(?:{found})(?!{letters})", re.I)
+    return lambda text: pattern.sub(lambda match: names[olds[(match.lastindex or 0) - 1]], text)

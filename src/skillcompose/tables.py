@@ -6,8 +6,10 @@ A table is named by its file, and by `#` and a name where a file holds several: 
 import csv
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,7 @@ def columns(folder: Path, name: str) -> list[str]:
     Raises:
         KnowledgeBaseError: The file cannot be read as a table.
     """
-    first = read_table(folder, name, 1)
-    if first:
-        return list(first[0][1])
-    if Path(name).suffix.lower() in TEXTS:
-        with (folder / name).open(encoding="utf-8-sig", newline="") as lines:
-            return next(csv.reader(lines, delimiter=_delimiter(name)), [])
-    return []
+    return list(_read(folder, name, 0, 1)[0][1])
 
 
 def read_table(folder: Path, name: str, limit: int | None = None) -> list[Row]:
@@ -58,8 +54,12 @@ def read_table(folder: Path, name: str, limit: int | None = None) -> list[Row]:
     Raises:
         KnowledgeBaseError: The file cannot be read as a table.
     """
+    return _read(folder, name, 1, None if limit is None else limit + 1)
+
+
+def _read(folder: Path, name: str, first: int, last: int | None) -> list[Row]:
     try:
-        return list(islice(_rows(folder, name), limit))
+        return list(islice(_rows(folder, name), first, last))
     except ImportError as error:
         raise KnowledgeBaseError(f'table {name} needs {error.name}: pip install "skillcompose[documents]"') from error
     except Exception as error:
@@ -81,13 +81,15 @@ def _parts(path: Path) -> list[str]:
 
 
 def _rows(folder: Path, name: str) -> Iterator[Row]:
+    """The header, as a row of empty cells, and the rows."""
     file, _, part = (name, "", "") if (folder / name).is_file() else name.rpartition("#")
     path = folder / file
     check_file(path, folder, MAX_MEGABYTES)
     kind = path.suffix.lower()
     if kind in TEXTS:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, restval="", delimiter=_delimiter(file))
+            reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path))
+            yield _header(list(reader.fieldnames or []))
             for row in reader:
                 # Cells behind the last column are listed under None: mostly a comma that no quotes protect.
                 if any(row.pop(None, ())):
@@ -100,7 +102,9 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
             raise Unreadable(f"has no table {part!r}; it has {', '.join(_parts(path)) or 'none'}")
         with closing(_database(path)) as database:
             found = database.execute('SELECT * FROM "' + part.replace('"', '""') + '"')
-            yield from _cells([column[0] for column in found.description], enumerate(found, 1))
+            names = [column[0] for column in found.description]
+            yield _header(names)
+            yield from _cells(names, enumerate(found, 1))
     elif kind == ".xlsx":
         with closing(_workbook(path)) as book:
             if part not in book.sheetnames:
@@ -108,13 +112,29 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
             sheet = book[part]
             sheet.reset_dimensions()  # some programs write a wrong one
             cells = sheet.iter_rows(values_only=True)
-            yield from _cells([_text(cell) for cell in next(cells, ())], enumerate(cells, 2))
+            names = [_text(cell) for cell in next(cells, ())]
+            yield _header(names)
+            yield from _cells(names, enumerate(cells, 2))
     else:
         yield from _objects(path, kind == ".jsonl")
 
 
-def _delimiter(file: str) -> str:
-    return "\t" if file.lower().endswith(".tsv") else ","
+def _header(names: list[str]) -> Row:
+    if not any(names):
+        raise Unreadable("has no columns")
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            raise Unreadable(f"has the column {name!r} twice")
+    return 0, dict.fromkeys(filter(None, names), "")
+
+
+def _delimiter(path: Path) -> str:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8-sig") as lines:
+        header = lines.readline()
+    # Where the comma is decimal, programs write semicolons.
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _cells(names: list[str], rows: Iterator[tuple[int, tuple[Any, ...]]] | enumerate[Any]) -> Iterator[Row]:
@@ -135,6 +155,7 @@ def _objects(path: Path, lines: bool) -> Iterator[Row]:
     if not all(isinstance(item, dict) for _, item in objects):
         raise Unreadable("is no list of objects")
     names = list(dict.fromkeys(chain.from_iterable(item for _, item in objects)))
+    yield _header(names)
     for number, item in objects:
         yield number, {name: _text(item.get(name)) for name in names}
 
@@ -147,7 +168,8 @@ def _text(cell: Any) -> str:
         return "; ".join(filter(None, map(_text, cell)))
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return str(cell).strip()
+    # A date of a workbook has a time.
+    return str(cell).removesuffix(" 00:00:00") if isinstance(cell, datetime) else str(cell).strip()
 
 
 def _database(path: Path) -> sqlite3.Connection:

@@ -1,13 +1,13 @@
 """Rows for consolidation and replay: both skills, asked side by side, never in one question, and general ones."""
 
 import random
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle, zip_longest
 
 from skillcompose.packing import Group, Row, group
+from skillcompose.prompts import renaming
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
@@ -70,7 +70,8 @@ def _place(
     if not entities:
         return asked, asked[0].passages
     titles = sorted({p.title for p in asked[0].passages})
-    rename = _renaming(dict(zip(rng.sample(titles, max(1, len(titles) - 1)), entities, strict=False)))
+    placed = dict(zip(rng.sample(titles, max(1, len(titles) - 1)), entities, strict=False))
+    rename = renaming(placed, r"[\w-]")
     passages = tuple(replace(p, title=rename(p.title), text=rename(p.text)) for p in asked[0].passages)
     renamed = [
         replace(
@@ -83,9 +84,3 @@ def _place(
         for q in asked
     ]
     return renamed, passages
-
-
-def _renaming(names: dict[str, str]) -> Callable[[str], str]:
-    table = {old.casefold(): new for old, new in names.items()}
-    pattern = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, table)) + r")(?![\w-])", re.I)
-    return lambda text: pattern.sub(lambda found: table[found.group().casefold()], text)

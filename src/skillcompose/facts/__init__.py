@@ -61,7 +61,7 @@ def extract(recipe: Recipe) -> Extraction:
     dropped: Counter[str] = Counter()
     tables, relations = recipe.facts.tables, recipe.facts.relations
     rows = {name: rows_of(recipe.folder, name, table.limit) for name, table in tables.items()}
-    keys = {name: [row.get(table.key, "").strip() for _, row in rows[name]] for name, table in tables.items()}
+    keys = {name: [_line(row.get(table.key, "")) for _, row in rows[name]] for name, table in tables.items()}
     entities = Entities(keys, recipe.facts.aliases)
     for relation in relations.values():
         if not relation.reversed:
@@ -88,7 +88,7 @@ def _facts(
 ) -> list[Fact]:
     found = []
     for source, row in rows:
-        key, values = row.get(table.key, "").strip(), _values(row.get(relation.column, ""), table)
+        key, values = _line(row.get(table.key, "")), _values(row.get(relation.column, ""), table)
         if not key or not values:
             dropped[f"{name}: empty cell"] += 1
             continue
@@ -101,7 +101,12 @@ def _facts(
 
 def _values(cell: str, table: Table) -> list[str]:
     parts = cell.split(table.separator) if table.separator else [cell]
-    return [part.strip() for part in parts if part.strip()]
+    return [_line(part) for part in parts if part.strip()]
+
+
+def _line(cell: str) -> str:
+    """Without line breaks: an answer's final line is one."""
+    return " ".join(cell.split())
 
 
 def with_one_answer(facts: list[Fact]) -> list[Fact]:

@@ -24,7 +24,9 @@ PRIVATE |= {"birth", "birthday", "birthdate", "ssn", "tax", "address", "passport
 CHANGING = {"date", "time", "updated", "created", "modified", "status", "state", "price", "cost", "amount", "total"}
 CHANGING |= {"count", "stock", "quantity", "score", "version", "release"}
 PRIVATE_VALUE = re.compile(
-    r"^[^@\s]+@[^@\s]+\.\w+$|^(?!\d{4}-\d\d-\d\d$)\+?[\d ()/-]{9,}$|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$"
+    r"^[^@\s]+@[^@\s]+\.\w+$"
+    r"|^(?!\d{4}[-/]\d\d?[-/]\d\d?$|\d\d?[-/]\d\d?[-/]\d{4}$)\+?[\d ()/-]{9,}$"  # no dates
+    r"|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$"
 )
 NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
@@ -184,7 +186,7 @@ def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str
         column.place, column.leads_to = "index", target
         shared = sum(count for value, count in folded.items() if value in keys[target])
         column.why = f"a link: {shared} of {len(values)} values name rows of {target}"
-    elif _words(name) & CHANGING or _numbers(values):
+    elif words(name) & CHANGING or _numbers(values):
         column.place, column.why = "index", "changes, or is a number: kept where it can be replaced"
     elif len(distinct) == len(values) and mean(len(v.split()) for v in values) >= DESCRIBES:
         column.place, column.reversed = "index", True
@@ -197,13 +199,13 @@ def fold(name: str) -> str:
     return loose(name) or normalise(name)
 
 
-def _words(name: str) -> set[str]:
+def words(name: str) -> set[str]:
     """`AccountNo` and `account_no` -> account, no."""
     return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
 def _private(name: str, values: list[str]) -> bool:
-    return bool(_words(name) & PRIVATE) or (bool(values) and mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3)
+    return bool(words(name) & PRIVATE) or (bool(values) and mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3)
 
 
 def _numbers(values: list[str]) -> bool:

@@ -5,6 +5,7 @@ together, or bold), definition lists, tables of two columns. `handbook.md#Contac
 list, below the heading Contacts; the second one there is `handbook.md#Contacts 2`.
 """
 
+import glob
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ def is_document(name: str) -> bool:
 def matching(folder: Path, name: str) -> list[Path]:
     """The documents that a table's name stands for."""
     pattern = name.partition("#")[0]
+    exact = folder / pattern
+    if exact.is_file() and exact.is_relative_to(folder):  # `notes [2024].md` is a name, and as a pattern another one
+        return [exact]
     try:
         found = folder.glob(pattern)
         return sorted(path for path in found if path.is_file() and path.suffix.lower() in READERS)
@@ -78,12 +82,18 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
     fields: dict[tuple[str, ...], Row] = {}
     tables: dict[str, list[Row]] = {}
     for section in sections(READERS[path.suffix.lower()](path), path.stem):
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
         first = section.line
         for line, pairs, table in _structures(section):
             first = first if found else line
             for field, value in pairs:
-                found.setdefault(" ".join(field.split()).casefold(), value)
+                field = " ".join(field.split()).casefold()
+                # Columns that every row has keep their meaning; the title of front matter is the document's.
+                if field == "document" or (field == "title" and not section.matter):
+                    field += " 2"
+                values = found.setdefault(field, [])
+                if value not in values:
+                    values.append(value)
             if table:
                 name, number = section.trail[-1], 2
                 while name in tables:
@@ -95,8 +105,8 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
             row = fields.setdefault(
                 key, (_place(source, section, first), {"title": section.trail[-1], "document": path.stem})
             )
-            for field, value in found.items():
-                row[1].setdefault(field, value)
+            for field, values in found.items():
+                row[1].setdefault(field, "; ".join(values))
     return list(fields.values()), tables
 
 
@@ -217,7 +227,7 @@ def proposed(folder: Path) -> tuple[dict[str, list[Row]], dict[str, str]]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in READERS):
         kinds[path.parent.relative_to(folder).as_posix(), path.suffix].append(path)
     for (parent, suffix), paths in kinds.items():
-        pattern = "*" + suffix if len(paths) > 1 else paths[0].name
+        only = paths[0].relative_to(folder).as_posix() if len(paths) == 1 else ""
         rows: list[Row] = []
         for path in paths:
             source = path.relative_to(folder).as_posix()
@@ -229,5 +239,5 @@ def proposed(folder: Path) -> tuple[dict[str, list[Row]], dict[str, str]]:
             rows += fields
             found |= {f"{source}#{name}": table for name, table in tables.items()}
         if rows:
-            found[pattern if parent == "." else f"{parent}/{pattern}"] = rows
+            found[only or (folder / glob.escape(parent) / f"*{suffix}").relative_to(folder).as_posix()] = rows
     return found, unread

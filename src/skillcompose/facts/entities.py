@@ -75,8 +75,8 @@ class Entities:
                     self._waiting.append(name)
 
     def of(self, name: str) -> str:
-        """The spelling of the entity that a name was linked to; the name as it is where there is none."""
-        return self._spelling.get(normalise(name), name) if self._spelling else name
+        """The spelling of the entity that a name is or was linked to; the name as it is where there is none."""
+        return self._names.get(normalise(name), name)
 
     def link(self, names: Iterable[str], where: str, certain: bool = False) -> None:
         """Link the names of a column that are spelled otherwise than their rows.

@@ -2,7 +2,10 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
+from skillcompose.errors import KnowledgeBaseError
+from skillcompose.facts.entities import loose
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
 from skillcompose.pipeline import Work
@@ -20,6 +23,8 @@ def run(work: Work) -> None:
     passages = [replace(p, title=spellings.get(normalise(p.title), p.title)) for p in passages]
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
     compiled, removed = compile_passages(passages, facts, work.recipe)
+    if not compiled:
+        raise KnowledgeBaseError("nothing to retrieve: place a relation in the index, or add documents")
     beside = work.recipe.source.parent
     Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder)
     write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})
@@ -35,7 +40,7 @@ def compile_passages(
     """
     kept, removed = list(passages), {}
     if not everything:
-        secrets = weights_secrets(facts)
+        secrets = weights_secrets(facts, recipe)
         for passage in passages:
             reason = states_weights_fact(passage, secrets)
             if reason:
@@ -46,9 +51,11 @@ def compile_passages(
         if everything or fact.skill is Skill.CONTEXTUAL:
             sentences[normalise(fact.key)].append(fact)
     compiled = []
+    # Redaction cuts sensitive fields by the line, and the last one must not take what is rendered along.
+    between = "\n" if any(relation.sensitive for relation in recipe.facts.relations.values()) else " "
     for passage in kept:
         found = sentences.pop(normalise(passage.title), [])
-        text = " ".join([passage.text, *(sentence(fact, recipe) for fact in found)])
+        text = between.join([passage.text, *(sentence(fact, recipe) for fact in found)])
         compiled.append(replace(passage, text=text))
     for found in sentences.values():
         fact, text = found[0], " ".join(sentence(fact, recipe) for fact in found)
@@ -59,7 +66,8 @@ def compile_passages(
 
 def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -> str | None:
     """The reason to remove a passage: it names row and value of a fact that only the weights shall hold."""
-    text = normalise(f"{passage.title}\n{passage.text}")
+    said = f"{passage.title}\n{passage.text}"
+    text = f"{normalise(said)}\n{loose(said)}"
     for key, value, fact_id in secrets:
         # Plain containment first: it decides almost every pair and costs a hundredth of the word search.
         if value in text and key in text and mentions(text, key) and mentions(text, value):
@@ -67,11 +75,19 @@ def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -
     return None
 
 
-def weights_secrets(facts: list[Fact]) -> list[tuple[str, str, str]]:
-    """(row, value, fact) of the weights facts, normalised; values of three letters stand everywhere by chance."""
+def weights_secrets(facts: list[Fact], recipe: Recipe) -> list[tuple[str, str, str]]:
+    """(row, value, fact) of the weights facts, normalised, in each spelling that linking would take for the same;
+    values of three letters stand everywhere by chance."""
+    aliases = {normalise(entity): others for entity, others in recipe.facts.aliases.items()}
+
+    def spelled(name: str) -> set[str]:
+        names = {name, *aliases.get(normalise(name), ())}
+        return {normalise(name) for name in names} | set(filter(None, map(loose, names)))
+
     found = []
     for fact in facts:
-        value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
-        if fact.skill is Skill.PARAMETRIC and len(value) > 3:
-            found.append((normalise(fact.key), normalise(value), fact.id))
+        if fact.skill is Skill.PARAMETRIC:
+            value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
+            pairs = product(sorted(spelled(fact.key)), sorted(spelled(value)))
+            found += [(key, said, fact.id) for key, said in pairs if len(said) > 3]
     return found

@@ -13,7 +13,7 @@ from skillcompose.run import digest, file_digest
 from skillcompose.tables import TABLES
 from skillcompose.types import Passage, read_jsonl, write_json, write_jsonl
 
-VERSION = 2  # raise it, and the stage's, when a reader would give another text for the same file
+VERSION = 3  # raise it, and the stage's, when a reader would give another text for the same file
 REPORT = "passages.report.json"
 logger = logging.getLogger(__name__)
 

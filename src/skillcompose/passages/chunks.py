@@ -64,7 +64,8 @@ def _passage(name: str, section: Section, offset: int, piece: str, source: str) 
 def without_copies(passages: list[Passage]) -> tuple[list[Passage], dict[str, str]]:
     """The passages that say something new, and the others with the passage that says it.
 
-    Two passages are alike only under the same heading: texts that differ in the name above them are different facts.
+    Two passages are alike only under the same path of headings and with the same numbers: texts that differ in a name
+    above them, or in a number, are different facts.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -72,27 +73,28 @@ def without_copies(passages: list[Passage]) -> tuple[list[Passage], dict[str, st
     kept: list[Passage] = []
     copies: dict[str, str] = {}
     exact: dict[tuple[str, str], str] = {}
-    shingled: dict[str, tuple[str, set[str]]] = {}
+    shingled: dict[str, tuple[tuple[str, list[str]], set[str]]] = {}
     for passage in passages:
-        title, words = normalise(passage.title), normalise(passage.text).split()
-        same = exact.setdefault((title, " ".join(words)), passage.id)
+        place, words = normalise(passage.position), normalise(passage.text).split()
+        same = exact.setdefault((place, " ".join(words)), passage.id)
         if same != passage.id:
             copies[passage.id] = same
             continue
+        about = place, re.findall(r"\d+", passage.text)
         shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
         hashed = MinHash(num_perm=64)
         hashed.update_batch([shingle.encode() for shingle in shingles])
         alike = (
             other
             for other in sorted(index.query(hashed))
-            if shingled[other][0] == title and _jaccard(shingled[other][1], shingles) >= ALIKE
+            if shingled[other][0] == about and _jaccard(shingled[other][1], shingles) >= ALIKE
         )
         near = next(alike, None)
         if near is not None:
             copies[passage.id] = near
             continue
         index.insert(passage.id, hashed)
-        shingled[passage.id] = title, shingles
+        shingled[passage.id] = about, shingles
         kept.append(passage)
     return kept, copies
 

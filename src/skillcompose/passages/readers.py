@@ -9,8 +9,10 @@ than those in Python; python-docx and python-pptx; Beautiful Soup with markdowni
 
 import re
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ CONTENTS = (
 NUMBER = re.compile(r"^(?:(?:Chapter|Appendix|Section)\s+)?(?:\d+|[A-Z])(?:\.\d+)*\.?\s+")
 LEADERS = re.compile(r"(?:\.\s?){4,}\s*[\divxlc]+\s*$")
 REPEATED = 0.3  # of the pages: a line that begins or ends so many is no text; with a page's number, three are enough
+COPIED = 1_000_000  # letters of cells that span rows; a small file can ask for gigabytes
 PAGED = re.compile(r"^\d+\b|\b\d+$")
 
 
@@ -59,6 +62,7 @@ def html(path: Path) -> str:
             if anchor:
                 heading.append(f" {{#{anchor}}}")
                 break
+    _plain_tables(main)
     converter = MarkdownConverter(
         heading_style="ATX",
         strip=["a", "img"],
@@ -67,6 +71,47 @@ def html(path: Path) -> str:
         escape_misc=False,
     )
     return str(converter.convert_soup(main))
+
+
+def _plain_tables(main: Any) -> None:
+    """Tables as Markdown can write them: none within another, no bar in a cell, what spans rows in each of them."""
+    for inner in main.select("table table"):
+        inner.replace_with(inner.get_text(" ", strip=True))
+    for bar in main.find_all(string=lambda text: "|" in text):
+        if bar.find_parent(["td", "th"]):
+            bar.replace_with(bar.replace("|", "/"))
+    copied = 0
+    for table in main.select("table"):
+        for row, below in pairwise(table.find_all("tr")):
+            copied += _spread(row, below) if row.parent is below.parent else 0
+            if copied > COPIED:
+                raise Unreadable("has table cells that span too many rows")
+
+
+def _spread(row: Any, below: Any) -> int:
+    """Copy cells that span rows into the row below; how much that is, a cell counting as a hundred letters."""
+    later = deque(below.find_all(["td", "th"], recursive=False))
+    column = at = copied = 0
+    for cell in row.find_all(["td", "th"], recursive=False):
+        rows = _span(cell, "rowspan")
+        if rows > 1:
+            while later and at < column:
+                at += _span(later.popleft(), "colspan")
+            again = copy(cell)
+            again["rowspan"] = str(rows - 1)
+            if later:
+                later[0].insert_before(again)
+            else:
+                below.append(again)
+            at += _span(cell, "colspan")
+            copied += 100 + len(cell.get_text())
+        column += _span(cell, "colspan")
+    return copied
+
+
+def _span(cell: Any, name: str) -> int:
+    said = str(cell.get(name, "")).strip()
+    return int(said) if re.fullmatch(r"[1-9]\d{0,3}", said) else 1
 
 
 def pdf(path: Path) -> str:

@@ -17,6 +17,7 @@ from skillcompose.prompts import prompt
 from skillcompose.questions.complementary import complementary_questions
 from skillcompose.questions.contextual import contextual_questions
 from skillcompose.questions.parametric import parametric_questions
+from skillcompose.questions.proof import Gold
 from skillcompose.questions.redaction import Redaction
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json, write_jsonl
@@ -35,11 +36,16 @@ def run(work: Work) -> None:
         facts, recipe, retriever, random.Random(f"complementary {recipe.seed}"), dropped
     )
     reserved = {fact_id for split in complementary.values() for q in split for fact_id in q.fact_ids}
-    contextual = contextual_questions(facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"))
+    contextual = contextual_questions(
+        facts, reserved, recipe, retriever, random.Random(f"contextual {recipe.seed}"), dropped
+    )
     parametric = parametric_questions(with_one_answer(facts), recipe, random.Random(f"parametric {recipe.seed}"))
+    gold = Gold(facts, recipe)
+    for splits in (parametric, contextual):
+        for split in SPLITS:
+            splits[split] = gold.keep(splits[split], dropped, supervised=split == "train")
     redaction = Redaction(facts, recipe)
-    for splits in (parametric, contextual, complementary):
-        # Validation too: it decides what is kept of training.
+    for splits in (parametric, contextual):
         for split in ("train", "validation"):
             splits[split] = redaction.rows(splits[split], dropped)
     check_disjoint(contextual["train"], [fact for fact in facts if fact.id in reserved], recipe)

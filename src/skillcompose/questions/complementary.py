@@ -15,7 +15,8 @@ from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.prompts import normalise
 from skillcompose.questions.proof import Proof
-from skillcompose.questions.walks import Splits, ask
+from skillcompose.questions.redaction import Redaction
+from skillcompose.questions.walks import Splits, ask, joins
 from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.types import Fact, Level, Question, Skill
@@ -46,7 +47,7 @@ def complementary_questions(
     free_of = {b for b in bridges if b not in unseen | validation}
     subjects = sorted({w[0].subject for p in walks.values() for w in p if free_of.issuperset(between(w))})
     tested = set(rng.sample(subjects, round(len(subjects) * SEEN_TEST_SHARE)))
-    proof = Proof(facts, recipe, retriever)
+    proof, redaction = Proof(facts, recipe, retriever), Redaction(facts, recipe)
     chosen: dict[str, dict[str, list[Walk]]] = {split: {} for split in ("test", "validation", "train")}
     for split, found in chosen.items():
         for name in paths[split]:
@@ -61,12 +62,14 @@ def complementary_questions(
         for path_walks in kept_walks:
             count = ceil(TRAIN_WORDINGS * most / len(path_walks)) if split == "train" and path_walks else 1
             made = [q for walk in path_walks for q in worded(walk, split, count, recipe, rng)]
-            splits[split] += proof.keep(made, dropped)
+            proved = proof.keep(made, dropped)
+            # Validation too: it decides what is kept of training.
+            splits[split] += proved if split == "test" else redaction.rows(proved, dropped)
     seen = {bridge for q in splits["train"] for bridge in q.bridges}
-    trained = set(paths["train"])
-    for split, kept_questions in splits.items():
+    trained = {q.path for q in splits["train"]}
+    for split, questions in splits.items():
         splits[split] = [
-            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in kept_questions
+            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in questions
         ]
     # Tested bridges are unseen (in no training and no validation question) or trained on; nothing in between.
     splits["test"] = [q for q in splits["test"] if q.seen or unseen.issuperset(q.bridges)]
@@ -126,7 +129,9 @@ def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]
     named = [*recipe.questions.train, *recipe.questions.validation, *recipe.questions.test]
     paths = [tuple(path_relations(path)) for path in named]
     if not recipe.questions.train:
-        paths += product(first, dict.fromkeys(relation for relation, _ in about))
+        follows = joins(facts, recipe)
+        every = product(first, dict.fromkeys(relation for relation, _ in about))
+        paths += (path for path in every if follows(*path))
     walks: dict[str, list[Walk]] = {}
     for path in dict.fromkeys(paths):
         found: list[Walk] = [(fact,) for fact in first[path[0]]]
@@ -154,9 +159,13 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
         split: [" > ".join(path_relations(p)) for p in getattr(recipe.questions, split)]
         for split in ("train", "validation", "test")
     }
-    if not named["train"]:
+    if not named["train"]:  # nothing sensitive: no row of it is trained on
         taken = {*named["validation"], *named["test"]}
-        firsts = list(dict.fromkeys(path.split(" > ")[0] for path in walks))
+        firsts = [
+            name
+            for name in dict.fromkeys(path.split(" > ")[0] for path in walks)
+            if not recipe.relation(name).sensitive
+        ]
         lasts = list(dict.fromkeys(path.split(" > ")[1] for path in walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
         grid = {

@@ -1,15 +1,16 @@
 """Questions of the contextual skill: what the passages say."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
 from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
+from skillcompose.index.writing import sentence
 from skillcompose.prompts import ABSTENTION, NOT_IN_PASSAGES, mentions, normalise
 from skillcompose.questions.invention import Inventor
-from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
+from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide, joins
 from skillcompose.questions.wordings import asked as wordings_of
 from skillcompose.questions.wordings import referred
 from skillcompose.recipe import Recipe
@@ -22,29 +23,37 @@ Walk = list[Fact]
 
 
 def contextual_questions(
-    facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever, rng: random.Random
+    facts: list[Fact],
+    reserved: set[str],
+    recipe: Recipe,
+    retriever: Retriever,
+    rng: random.Random,
+    dropped: Counter[str],
 ) -> Splits:
     """Reading questions about facts that no complementary question uses, split by row."""
     free = [fact for fact in with_one_answer(facts) if fact.skill is Skill.CONTEXTUAL and fact.id not in reserved]
     place = divide(sorted({fact.key for fact in free}), rng)
-    walks = [[fact] for fact in free] + list(chains(free))
+    walks = [[fact] for fact in free] + list(chains(free, joins(facts, recipe)))
     held = {name: [walk for walk in walks if {place[fact.key] for fact in walk} == {name}] for name in SHARES}
     splits: Splits = {split: [] for split in SHARES}
     for split in ("validation", "test"):
         # A search for the question finds the first hop's row; a second row is not promised, so none is asked for.
         asked = [_worded(walk, split, recipe, rng) for walk in held[split] if len(_titles(walk)) == 1]
         splits[split] = with_passages(asked, facts, recipe, retriever)
-    splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever).make(rng)
+    splits["train"] = _TrainingRows(held["train"], facts, reserved, recipe, retriever, dropped).make(rng)
     return splits
 
 
 def with_passages(asked: list[Question], facts: list[Fact], recipe: Recipe, retriever: Retriever) -> list[Question]:
     """The questions with what the index returns for them at the recipe's k, in its order."""
-    titles = {fact.id: normalise(fact.key) for fact in facts}
+    by_id = {fact.id: fact for fact in facts}
     done = []
     for question, found in zip(asked, retriever.search([q.text for q in asked], recipe.index.k), strict=True):
         passages = tuple(hit.passage for hit in found)
-        hit = any(normalise(p.title) == titles[question.fact_ids[0]] for p in passages)
+        # Long sections and equal headings give several passages of one title; only the first has what is rendered.
+        first = by_id[question.fact_ids[0]]
+        stated, title = sentence(first, recipe), normalise(first.key)
+        hit = any(normalise(p.title) == title and stated in p.text for p in passages)
         done.append(replace(question, passages=passages, retrieved=hit))
     return done
 
@@ -67,19 +76,43 @@ class _TrainingRows:
     """
 
     def __init__(
-        self, walks: list[Walk], facts: list[Fact], reserved: set[str], recipe: Recipe, retriever: Retriever
+        self,
+        walks: list[Walk],
+        facts: list[Fact],
+        reserved: set[str],
+        recipe: Recipe,
+        retriever: Retriever,
+        dropped: Counter[str],
     ) -> None:
         self.recipe, self.retriever = recipe, retriever
-        self.walks: dict[str, list[Walk]] = defaultdict(list)
-        for walk in walks:
-            self.walks[normalise(walk[0].key)].append(walk)
         index = [fact for fact in facts if fact.skill is Skill.CONTEXTUAL]
         self.secret = {normalise(fact.key) for fact in index if fact.id in reserved}
-        self.shown = {normalise(p.title): p for p in retriever.passages}
+        # Of several passages of one title the first, where the facts are.
+        self.shown = {normalise(p.title): p for p in reversed(retriever.passages)}
+        self.stated: dict[str, list[str]] = defaultdict(list)
+        for fact in index:
+            self.stated[normalise(fact.key)].append(sentence(fact, recipe))
+        secret = [sentence(fact, recipe) for fact in index if fact.id in reserved]
+        titles = {title for walk in walks for title in _titles(walk)}
+        told = {title for title in titles if self._tells_of_others(title, secret)}
+        self.walks: dict[str, list[Walk]] = defaultdict(list)
+        for walk in walks:
+            if told.isdisjoint(_titles(walk)):
+                self.walks[normalise(walk[0].key)].append(walk)
+            else:
+                path = " > ".join(fact.relation for fact in walk)
+                dropped[f"{path}: not read in training, its passage states what complementary questions ask"] += 1
         self.names: dict[str, set[str]] = defaultdict(set)
         for fact in index:
             self.names[normalise(fact.key)] |= {fact.key, fact.object}
         self.inventor = Inventor({name for names in self.names.values() for name in names})
+
+    def _tells_of_others(self, title: str, secret: list[str]) -> bool:
+        """Names of the rows that are shown are invented anew, but not those in what a document says of another row."""
+        text = " ".join(self.shown[title].text.split())
+        for own in self.stated[title]:
+            text = text.replace(own, "")
+        return any(words in text for words in secret)
 
     def make(self, rng: random.Random) -> list[Question]:
         count, k = self.recipe.questions.contextual_rows, self.recipe.index.k
@@ -109,7 +142,8 @@ class _TrainingRows:
     def _may_distract(self, passage: Passage, gold: list[Passage]) -> bool:
         """Only passages that may be asked about too: of training rows, and stating nothing reserved."""
         title = normalise(passage.title)
-        return passage not in gold and title in self.walks and title not in self.secret
+        may = title in self.walks and title not in self.secret
+        return may and passage not in gold and passage == self.shown[title]
 
     def _rows(
         self, anchor: Walk, passages: tuple[Passage, ...], elsewhere: list[str], number: int, rng: random.Random

@@ -4,6 +4,8 @@ import random
 import re
 from collections.abc import Callable, Iterable
 
+from skillcompose.prompts import renaming
+
 PART = re.compile(r"[^\W\d_]+|\d+")
 
 
@@ -31,11 +33,7 @@ class Inventor:
             old = found.group()
             return parts.setdefault(old.casefold(), self._invent(old, rng))
 
-        table = {name.casefold(): PART.sub(part, name) for name in dict.fromkeys(names)}
-        pattern = re.compile(
-            r"(?<!\w)(" + "|".join(re.escape(n) for n in sorted(table, key=len, reverse=True)) + r")(?!\w)", re.I
-        )
-        return lambda text: pattern.sub(lambda found: table[found.group().casefold()], text)
+        return renaming({name: PART.sub(part, name) for name in names})
 
     def _invent(self, part: str, rng: random.Random) -> str:
         if part.isdigit():

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion
-from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide
+from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide, joins
 from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill
@@ -23,7 +23,7 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
             for number, wording in rng.sample(wordings, min(recipe.questions.wordings, len(wordings))):
                 splits[split].append(ask([fact], wording, (), number, Skill.PARAMETRIC, recipe))
     splits["train"] += _profiles(known, recipe, rng)
-    _add_chains(splits, list(chains(known)), recipe, rng)
+    _add_chains(splits, list(chains(known, joins(facts, recipe))), recipe, rng)
     return splits
 
 

@@ -1,17 +1,17 @@
 """What must never be learnt: sensitive facts and patterns are taken out of every row that something trains on."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
 from skillcompose.index.writing import sentence
-from skillcompose.prompts import normalise, prompt
+from skillcompose.prompts import mentions, normalise, prompt
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Passage, Question
 
 SHORT = 3
-"""Values of so few letters stand everywhere by chance; their sentences are removed all the same."""
+"""Values of so few letters stand everywhere by chance; beside their key they are secret all the same."""
 
 
 class Redaction:
@@ -22,11 +22,19 @@ class Redaction:
         secret = [fact for fact in facts if recipe.relation(fact.relation).sensitive]
         self.ids = {fact.id for fact in secret}
         self.stated = [sentence(fact, recipe) for fact in secret]
-        values = {normalise(fact.subject if fact.object == fact.key else fact.object) for fact in secret}
+        pairs = {(normalise(fact.key), _value(fact)) for fact in secret}
         # What other facts name too is no secret; that it stands in this relation is.
         open_facts = [fact for fact in facts if not recipe.relation(fact.relation).sensitive]
         known = {normalise(name) for fact in open_facts for name in (fact.key, fact.subject, fact.object)}
-        self.values = {value for value in values - known if len(value) > SHORT}
+        self.values = {value for _, said in pairs if (value := normalise(said)) not in known and len(value) > SHORT}
+        told = {(normalise(fact.key), normalise(_value(fact))) for fact in open_facts}
+        self.pairs = [(key, folded, value) for key, value in pairs if (key, folded := normalise(value)) not in told]
+        self.cells: dict[str, set[str]] = defaultdict(set)
+        for key, value in pairs:
+            self.cells[key].add(normalise(value))
+        columns = {relation.column for relation in recipe.facts.relations.values() if relation.sensitive}
+        # A field's line, or the row of a table of two columns; by name, because not every row of a table is a fact.
+        self.fields = [re.compile(rf"(?im)^[\W_]*{re.escape(name)}[\W_]*?[:|].*$") for name in sorted(columns)]
         self.patterns = [re.compile(pattern) for pattern in recipe.facts.sensitive]
 
     def rows(self, questions: list[Question], dropped: Counter[str]) -> list[Question]:
@@ -43,16 +51,46 @@ class Redaction:
         return kept
 
     def shown(self, question: Question) -> bool:
-        """Whether a row shows a sensitive value or matches a pattern."""
+        """Whether a row shows a sensitive value, or a passage that names it beside its key, or matches a pattern."""
         text = prompt(question.text, question.passages) + question.completion
         folded = normalise(text)
-        return any(value in folded for value in self.values) or any(p.search(text) for p in self.patterns)
+        return (
+            any(value in folded for value in self.values)
+            or any(p.search(text) for p in self.patterns)
+            or any(self._told(f"{p.title}\n{p.text}") for p in question.passages)
+        )
+
+    def _told(self, text: str) -> bool:
+        folded = normalise(text)
+        return any(
+            # Plain containment first, as it decides almost every pair.
+            key in folded and said in folded and mentions(folded, key) and _says(text, value)
+            for key, said, value in self.pairs
+        )
 
     def _cleaned(self, passage: Passage) -> Passage:
         text = passage.text
         for stated in self.stated:
             if stated in text:
                 text = text.replace(stated, "")
-        for pattern in self.patterns:
+        for pattern in (*self.fields, *self.patterns):
             text = pattern.sub("", text)
+        text = "\n".join(map(self._row, text.split("\n"))) if self.ids else text
         return replace(passage, text=" ".join(text.split()))
+
+    def _row(self, line: str) -> str:
+        """A table's row without the cells that are secret of the key beside them."""
+        cells = line.split("|")
+        secret = {value for cell in cells for value in self.cells.get(normalise(cell), ())}
+        return "|".join("" if normalise(cell) in secret else cell for cell in cells) if secret else line
+
+
+def _value(fact: Fact) -> str:
+    return fact.subject if fact.object == fact.key else fact.object
+
+
+def _says(text: str, value: str) -> bool:
+    """Short values only as they are written: the grade A is no article."""
+    if len(value) > SHORT:
+        return mentions(text, value)
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None

@@ -2,7 +2,8 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion, normalise
@@ -39,14 +40,42 @@ def ask(
     )
 
 
-def chains(facts: list[Fact]) -> Iterator[list[Fact]]:
+Joins = Callable[[str, str], bool]
+
+
+def joins(facts: Iterable[Fact], recipe: Recipe) -> Joins:
+    """Whether a relation, the second, is about the rows that the first one leads to.
+
+    An equal name is not enough: a product and a city can both be called Phoenix. The tables must be the same, or most
+    rows of the second one's must be rows of the first one's. What leads to no table is joined by its names.
+    """
+    rows: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        rows[recipe.relation(fact.relation).table].add(normalise(fact.key))
+
+    @cache
+    def follows(one: str, two: str) -> bool:
+        first, second = recipe.relation(one), recipe.relation(two)
+        target = first.table if first.reversed else first.leads_to
+        about = second.leads_to if second.reversed else second.table
+        if target == about or not about or not rows.get(target):
+            return True
+        shared = rows[about] & rows[target]
+        # Any two tables have the numbers from 1 to 9 in common.
+        return 2 * len(shared) >= len(rows[about]) and not all(map(str.isdigit, shared))
+
+    return follows
+
+
+def chains(facts: list[Fact], follows: Joins) -> Iterator[list[Fact]]:
     """Two-hop walks: the first fact's object is the second one's subject, and the walk does not turn back."""
     by_subject: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         by_subject[normalise(fact.subject)].append(fact)
     for first in facts:
         for second in by_subject[normalise(first.object)]:
-            if normalise(second.object) != normalise(first.subject) and second.relation != first.relation:
+            turns_back = normalise(second.object) == normalise(first.subject) or second.relation == first.relation
+            if not turns_back and follows(first.relation, second.relation):
                 yield [first, second]
 
 

@@ -172,7 +172,7 @@ def test_a_broken_table_is_one_clear_error(tmp_path: Path, recipe_file: Path, na
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises((KnowledgeBaseError, RecipeError), match=reason):
         recipe = skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml")
-        skillcompose.train(recipe, tmp_path / "run", until="facts")
+        skillcompose.train(recipe, tmp_path.with_name(f"{tmp_path.name}-run"), until="facts")
 
 
 def test_hostile_files_end_in_a_named_reason_and_a_finished_run(tmp_path: Path, recipe_file: Path) -> None:

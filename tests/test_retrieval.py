@@ -72,7 +72,7 @@ def test_a_recipe_with_nothing_to_retrieve_says_what_to_add(tmp_path: Path, reci
     (tmp_path / "packages.csv").write_text("package,kind,needs\nbrol,,\n")
     recipe = Recipe.from_yaml(recipe_file, {"knowledge_base": str(tmp_path)})
     with pytest.raises(KnowledgeBaseError, match="nothing to retrieve: place a relation in the index"):
-        skillcompose.train(recipe, tmp_path / "run", until="index")
+        skillcompose.train(recipe, tmp_path.with_name(f"{tmp_path.name}-run"), until="index")
 
 
 def test_what_one_ranking_alone_puts_first_is_among_the_first_three(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import skillcompose
+from skillcompose.adapters.processes import AllCores
 from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
@@ -174,6 +176,23 @@ def test_adapters_that_are_trained_at_once_are_the_ones_that_are_trained_one_by_
     wrong = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.contextual.sft.learning_rate": 0.0})
     with pytest.raises(TrainingError, match="contextual adapter: the adapter did not change"):
         skillcompose.train(wrong, tmp_path / "run", until="adapters", allow_unmastered=True)
+
+
+def test_the_other_cores_are_waited_for_at_the_step_at_which_the_other_has_as_many_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = SimpleNamespace(dataset={"input_ids": [[0] * 10] * 8})
+    arguments = SimpleNamespace(per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    done: list[object] = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(read=lambda: done.append("waited")))
+    monkeypatch.setattr(torch, "set_num_threads", done.append)
+    for tokens, steps in ((45, [0, 1, 2, 3]), (81, [0, 1, 2, 3]), (45, [3])):
+        cores = AllCores(2, tokens)
+        cores.on_train_begin(arguments, None, None, train_dataloader=rows)
+        for step in steps:
+            done.append(step)
+            cores.on_step_begin(arguments, SimpleNamespace(global_step=step), None)
+    assert done == [0, 1, 2, 3, "waited", 2, 0, 1, 2, 3, 3, "waited", 2]
 
 
 def test_killed_runs_end_with_the_same_predictions(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:

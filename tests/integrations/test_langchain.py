@@ -40,7 +40,10 @@ def test_the_chat_model_answers_the_last_question_with_citations(policy: skillco
 
 
 def test_a_chain_reads_the_documents_of_any_retriever(policy: skillcompose.Policy) -> None:
-    given = [Document("abook needs mutt.", metadata={"title": "abook", "source": "mine"}), Document("Nothing.")]
+    given = [
+        Document("abook needs mutt.", metadata={"title": "abook", "source": "mine"}),
+        Document("Nothing.", metadata={"title": None}),
+    ]
     answer = answering(policy).invoke({"question": QUESTION, "documents": given})
     assert [hit.passage.source for hit in answer.passages] == ["mine", ""]
     assert "[1] abook: abook needs mutt." in answer.prompt and "[2] Passage 2: Nothing." in answer.prompt

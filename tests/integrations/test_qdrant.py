@@ -27,5 +27,6 @@ def test_a_policy_reads_what_a_collection_finds(finished_run: Path, tmp_path: Pa
     answer = policy.answer("Who owns what abook needs?")
     assert answer.passages[0].passage.title == "abook" and answer.passages[0].passage.source == "wiki"
     assert len(answer.passages) == 2
+    client.set_payload("kb", {"text": None}, points=[0, 1])
     with pytest.raises(IntegrationError, match="name the right one in `fields`"):
         QdrantSearch(client, "kb", embed).search(["abook"], 1)

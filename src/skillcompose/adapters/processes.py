@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -44,33 +46,40 @@ def train_at_once(work: Work, skills: tuple[Skill, ...], threads: int) -> None:
     """
     environment = os.environ | allocator.environment() | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "skillcompose.adapters", str(work.run.folder.resolve()), work.progress.title]
-    # A process that waits for the other reads its input, which ends then.
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = {
-        skill: subprocess.Popen([*command, skill, str(row), str(threads * len(skills))], env=environment, **pipes)
-        for row, skill in enumerate(skills)
-    }
-    left = dict(processes)
-    try:
-        while left:
-            time.sleep(LOOKING)
-            for skill in [skill for skill, process in left.items() if process.poll() is not None]:
-                check_ended(skill, left.pop(skill))
-                for pipe in (other.stdin for other in left.values() if other.stdin):
-                    pipe.close()
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.wait()
+    with ExitStack() as opened:
+        # Not pipes: nobody reads what is said before the end, and a full pipe stops who writes.
+        said = {skill: opened.enter_context(TemporaryFile("w+")) for skill in skills}
+        # A process that waits for the other reads its input, which ends then.
+        processes = {
+            skill: subprocess.Popen(
+                [*command, skill, str(row), str(threads * len(skills))],
+                stdin=subprocess.PIPE,
+                stdout=said[skill],
+                env=environment,
+            )
+            for row, skill in enumerate(skills)
+        }
+        left = dict(processes)
+        try:
+            while left:
+                time.sleep(LOOKING)
+                for skill in [skill for skill, process in left.items() if process.poll() is not None]:
+                    said[skill].seek(0)
+                    check_ended(skill, left.pop(skill).returncode, said[skill].read())
+                    for pipe in (other.stdin for other in left.values() if other.stdin):
+                        pipe.close()
+        finally:
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                process.wait()
 
 
-def check_ended(skill: Skill, process: "subprocess.Popen[str]") -> None:
-    if not process.returncode:
+def check_ended(skill: Skill, code: int, said: str) -> None:
+    if not code:
         return
-    said = process.stdout.read() if process.stdout else ""
-    why = json.loads(said)["error"] if said.startswith("{") else f"ended with {process.returncode}"
-    if process.returncode == -signal.SIGKILL:
+    why = json.loads(said)["error"] if said.startswith("{") else f"ended with {code}"
+    if code == -signal.SIGKILL:
         why = "was killed; most likely memory ran out: OMP_NUM_THREADS=1 trains one after the other"
     error = TrainingError(f"{skill} adapter: {why}")
     error.stage = "adapters"

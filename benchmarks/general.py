@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from skillcompose.allocator import start_again
 from skillcompose.builtin import resolve
 from skillcompose.generation import answer_texts
-from skillcompose.models import load_adapter, load_base, load_tokenizer, using
+from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.prompts import mentions
@@ -38,8 +38,7 @@ ADAPTERS = {"parametric": "adapters", "contextual": "adapters"} | dict.fromkeys(
 def answered(base: str, tokenizer: PreTrainedTokenizerBase, adapter: Path | None, progress: Progress) -> list[bool]:
     """Which of the questions the base, or the base with an adapter, answers."""
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
-    chats = [[{"role": "user", "content": row["question"]}] for row in rows]
-    prompts = [str(tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)) for c in chats]
+    prompts = [in_template(tokenizer, [{"role": "user", "content": row["question"]}]) for row in rows]
     model = load_base(base)
     with using(load_adapter(model, adapter), "default") if adapter else nullcontext():
         texts = answer_texts(model, tokenizer, prompts, TOKENS, progress, "general questions")

@@ -56,6 +56,11 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def in_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    """Messages in the model's own chat format, up to where its answer begins, without room to think first."""
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+
+
 def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The base model in `dtype`, or in the fast one; frozen and in evaluation mode."""
     quiet_libraries()

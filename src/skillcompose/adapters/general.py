@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.generation import Sampling, generate
 from skillcompose.memory import release_memory
-from skillcompose.models import load_base
+from skillcompose.models import in_template, load_base
 from skillcompose.packing import Group, Row
 from skillcompose.progress import Progress
 from skillcompose.types import write_jsonl
@@ -64,10 +64,7 @@ def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
 
 def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
     """Questions in the chat template, each with the greedy answer; one that is cut has no end."""
-    turns = [{"role": "user", "content": MARK}]
-    form = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    text = str(tokenizer.apply_chat_template(turns, **form))
-    opening, _, closing = text.partition(MARK)
+    opening, _, closing = in_template(tokenizer, [{"role": "user", "content": MARK}]).partition(MARK)
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)

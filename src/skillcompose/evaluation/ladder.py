@@ -14,7 +14,7 @@ from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import answer_texts
 from skillcompose.metrics import exact_match, lenient_match
-from skillcompose.models import load_adapter, load_base, load_tokenizer, using
+from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
 from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
@@ -160,12 +160,11 @@ class Ladder:
             shots = [prompt(q.text, q.passages) + q.completion for q in self.examples[:EXAMPLES]]
             return "\n\n".join([*shots, prompt(question, passages)])
         system, first, *turns = chat(question, passages, examples)
-        form = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         try:
-            return str(self.tokenizer.apply_chat_template([system, first, *turns], **form))
+            return in_template(self.tokenizer, [system, first, *turns])
         except TemplateError:  # this model's has no place for a system message
             first = first | {"content": f"{system['content']}\n\n{first['content']}"}
-            return str(self.tokenizer.apply_chat_template([first, *turns], **form))
+            return in_template(self.tokenizer, [first, *turns])
 
     def _untuned(self, rung: str, asked: list[Question]) -> list[Prediction]:
         texts = self._answer(rung, None, [self._chat_prompt(q.text, q.passages) for q in asked])

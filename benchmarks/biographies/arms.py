@@ -62,8 +62,7 @@ class Arm:
 
     def atomic(self, skill: Skill) -> list[Group]:
         """The rows of one adapter, as `default` trains it."""
-        groups = by_passages(self.questions(skill))
-        return spread(self.general, groups) if skill is Skill.PARAMETRIC else groups
+        return spread(self.general, by_passages(self.questions(skill)))
 
     @property
     def mixture(self) -> Mixture:

@@ -70,7 +70,7 @@ STAGES = (
     Stage("questions", 6, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
-        5,
+        6,
         ("questions",),
         (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
         keeps=("parametric", "contextual"),

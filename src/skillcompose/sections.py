@@ -163,8 +163,8 @@ class Adapters(Section):
     contextual: Adapter
     """Answers from passages."""
     general: int = Field(512, ge=0)
-    """Conversations that the base model holds with itself before training. They are among the parametric rows and are
-    replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
+    """Conversations that the base model holds with itself before training. They stand among both adapters' rows, and
+    are replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

@@ -80,9 +80,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
 def rows_of(work: Work, skill: Skill) -> list[Group]:
     groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-    if skill is Skill.PARAMETRIC:  # it moves the weights five times as far as the other
-        groups = spread(read_general(work.folder / GENERAL), groups)
-    return groups
+    return spread(read_general(work.folder / GENERAL), groups)
 
 
 def tokens_of(work: Work, skill: Skill) -> int:

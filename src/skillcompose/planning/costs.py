@@ -90,9 +90,9 @@ def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
         )
         extra = settings.general * GENERAL_KEPT * GENERAL_TOKENS
     spent = []
-    for kind, more in (("parametric", extra), ("contextual", 0.0)):
+    for kind in ("parametric", "contextual"):
         epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
-        spent.append(epochs * (found.tokens[kind] + more) * PADDING * rates.train[kind])
+        spent.append(epochs * (found.tokens[kind] + extra) * PADDING * rates.train[kind])
     if rates.at_once:
         rest = (max(spent) - min(spent)) * rates.train["alone"] / rates.train["parametric"]
         total += min(spent) + rest + rates.imports

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from skillcompose.adapters.processes import AllCores
 from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
+from skillcompose.evaluation import ladder
+from skillcompose.generation import answer_texts
 from skillcompose.pipeline import STAGES, load_recipe, stage_key
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_json, read_jsonl
@@ -109,7 +112,7 @@ def test_the_mastery_gate_stops_the_run_says_what_to_change_and_retrains_nothing
     stage = tmp_path / "run" / "05-adapters"
     record = json.loads((stage / "stage.json").read_text())
     (stage / "stage.json").unlink()
-    (stage / "started.json").write_text(json.dumps({"key": record["key"]}))
+    (stage / "started.json").write_text(json.dumps({"key": record["key"], "seconds": 0, "begun": time.time()}))
     before = (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"adapters.mastery.parametric": [1.0, 1.0]})
     with pytest.raises(MasteryError, match=r"parametric, 1 hop: .* points below the gate of 100%\. Try more epochs"):
@@ -118,6 +121,42 @@ def test_the_mastery_gate_stops_the_run_says_what_to_change_and_retrains_nothing
     skillcompose.train(recipe, tmp_path / "run", until="adapters", allow_unmastered=True)
     assert (stage / "stage.json").exists()
     assert (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_evaluation_asks_no_rung_again(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    folder = tmp_path / "run" / "07-evaluation"
+    before = (folder / "predictions.jsonl").read_bytes()
+    asked: list[str] = []
+
+    def answered(*arguments: Any) -> list[str]:
+        asked.append(arguments[-1])
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return answer_texts(*arguments)
+
+    monkeypatch.setattr(ladder, "answer_texts", answered)
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    with pytest.raises(KeyboardInterrupt):
+        skillcompose.train(recipe, tmp_path / "run", force="evaluation", allow_unmastered=True)
+    skillcompose.train(recipe, tmp_path / "run", allow_unmastered=True)
+    assert asked[:5] == ["untuned_chat", "base_passages", "parametric", "contextual", "contextual"]
+    assert (folder / "predictions.jsonl").read_bytes() == before
+    assert not (folder / "work").exists()
+
+
+def test_the_time_of_killed_processes_counts_up_to_their_last_file(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    folder = run.start("facts", "key")
+    begun = read_json(folder / "started.json")["begun"]
+    (folder / "facts.jsonl").touch()
+    os.utime(folder / "facts.jsonl", (begun + 100, begun + 100))
+    run.start("facts", "key")
+    assert run.finish("facts", "key", 5.0) == pytest.approx(105)
+    run.start("facts", "another")
+    assert run.finish("facts", "another", 5.0) == 5
 
 
 def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(

@@ -258,8 +258,7 @@ def _run_stage(
         kept = f"Finished work is kept in {run.folder}; the same command goes on from there."
         error.args = (f"{stage.name}: {error}\n{kept}",)
         raise
-    seconds = time.monotonic() - begin
-    run.finish(stage.name, step.key, seconds)
+    seconds = run.finish(stage.name, step.key, time.monotonic() - begin)
     logger.info("%s: done in %s", title, duration(seconds))
 
 

@@ -73,22 +73,30 @@ class Run:
         Parts named in `keeps` stay; the stage itself tells whether they are still what it would make.
         """
         folder = self.stage(name)
-        started = folder / "started.json"
-        if not (started.is_file() and read_json(started)["key"] == key):
+        started, seconds = folder / "started.json", 0.0
+        before = read_json(started) if started.is_file() else {}
+        if before.get("key") == key:
+            # A killed process leaves no word of when it ended; what it did after its last file is done again.
+            last = max(path.stat().st_mtime for path in folder.rglob("*"))
+            seconds = before["seconds"] + max(0.0, last - before["begun"])
+        else:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
                 if path.name not in keeps:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            write_json(started, {"key": key})
+        write_json(started, {"key": key, "seconds": seconds, "begun": time.time()})
         return folder
 
-    def finish(self, name: str, key: str, seconds: float) -> None:
+    def finish(self, name: str, key: str, seconds: float) -> float:
+        """Mark the stage as finished; returns what it took, interrupted processes of it included."""
         folder = self.stage(name)
+        seconds += read_json(folder / "started.json")["seconds"]
         shutil.rmtree(folder / "work", ignore_errors=True)
         outputs = {path.relative_to(folder).as_posix(): file_digest(path) for path in stage_files(folder)}
         record = {"key": key, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_json(folder / "stage.json", record | {"packages": package_versions(), "outputs": outputs})
-        (folder / "started.json").unlink(missing_ok=True)
+        (folder / "started.json").unlink()
+        return seconds
 
     def outputs_digest(self, name: str) -> str | None:
         record = self.record(name)

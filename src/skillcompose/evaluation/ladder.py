@@ -18,7 +18,8 @@ from skillcompose.models import in_template, load_adapter, load_base, load_token
 from skillcompose.pipeline import Work
 from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
-from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_jsonl
+from skillcompose.run import digest
+from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2
 
@@ -135,15 +136,21 @@ class Ladder:
     def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
-        begin = time.monotonic()
-        with using(self.model, adapter):
-            texts = answer_texts(
-                self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
-            )
-        self.seconds[rung] = round(self.seconds.get(rung, 0.0) + time.monotonic() - begin, 1)
+        done = self.work.folder / "work" / f"{digest([rung, prompts])}.json"  # an interrupted evaluation goes on here
+        if not done.is_file():
+            begin = time.monotonic()
+            with using(self.model, adapter):
+                texts = answer_texts(
+                    self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
+                )
+            done.parent.mkdir(exist_ok=True)
+            write_json(done, {"texts": texts, "seconds": time.monotonic() - begin})
+        found = read_json(done)
+        self.seconds[rung] = round(self.seconds.get(rung, 0.0) + found["seconds"], 1)
         tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
         self.prompt_tokens[rung] = self.prompt_tokens.get(rung, 0) + tokens
-        return texts
+        answered: list[str] = found["texts"]
+        return answered
 
     def _rung(self, rung: str, adapter: str | None, asked: list[Question], lenient: bool = False) -> list[Prediction]:
         texts = self._answer(rung, adapter, [prompt(q.text, q.passages) for q in asked])

@@ -84,7 +84,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        4,
+        5,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

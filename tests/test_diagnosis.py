@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,12 +20,13 @@ from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
 from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, named, verdict
-from skillcompose.evaluation.report import write_diagnosis
+from skillcompose.evaluation.report import warnings, write_diagnosis
 from skillcompose.generation import Sampling, generate, sample_counts
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import Run
-from skillcompose.types import Fact, Question, Skill, read_jsonl
+from skillcompose.sections import Mastery
+from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json
 
 
 def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Path) -> None:
@@ -128,6 +130,18 @@ def test_the_diagnosis_is_a_page(finished_run: Path) -> None:
     page = write_diagnosis(run.folder / "diagnosis", "tiny <b>").read_text()
     assert page.count("<svg") == 2 and "tiny &lt;b&gt;" in page
     assert "undecided" in page and all(escape(meaning) in page for meaning in attribution.MEANING.values())
+
+
+def test_the_report_warns_of_what_the_gate_stops_and_of_nothing_else(tmp_path: Path) -> None:
+    rows = [{"hops": 1, "correct": 47, "asked": 60}, {"hops": 2, "correct": 20, "asked": 60}]
+    for stage in ("adapters", "composition"):
+        (tmp_path / stage).mkdir()
+        write_json(tmp_path / stage / "mastery.json", {"parametric": rows, "contextual": rows[:1]})
+    write_json(tmp_path / "composition" / "training.json", {"collapsed": None})
+    gate = SimpleNamespace(mastery=Mastery())
+    work = SimpleNamespace(recipe=SimpleNamespace(adapters=gate, composition=gate), read=tmp_path.joinpath)
+    found = warnings(work)
+    assert len(found) == 2 and all("parametric, 2 hops, 20 of 60 where 50%" in line for line in found)
 
 
 def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:

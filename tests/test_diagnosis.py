@@ -13,6 +13,7 @@ import torch
 from markupsafe import escape
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "diagnosis"))
+import pass_at_k
 import planted
 
 from skillcompose.errors import RunError
@@ -159,3 +160,20 @@ def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_planted_policies_get_the_right_verdict_and_the_right_blame(seed: int) -> None:
     assert planted.judged(seed) == dict.fromkeys(("knows", "reads", "guesses", "amplifies"), (True, True))
+
+
+def test_what_sampling_takes_is_claimed_only_where_one_call_sampled_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[str] = []
+    monkeypatch.setattr(pass_at_k, "measure", lambda *given: {"zero_shot": {"curves": {}}})
+    monkeypatch.setattr(pass_at_k, "as_text", str)
+    monkeypatch.setattr(pass_at_k, "write_json", lambda *given: None)
+    monkeypatch.setattr(pass_at_k.claims, "write", lambda claim, *given: claimed.append(claim))
+    monkeypatch.setattr(sys, "argv", ["pass_at_k.py", "--run", str(tmp_path)])
+    pass_at_k.main()
+    assert claimed == ["diagnosis.sampling_minutes"]
+    (tmp_path / "diagnosis").mkdir()
+    (tmp_path / "diagnosis" / "start-0.jsonl").touch()
+    pass_at_k.main()
+    assert claimed == ["diagnosis.sampling_minutes"]

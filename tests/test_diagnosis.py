@@ -15,6 +15,7 @@ from markupsafe import escape
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "diagnosis"))
 import pass_at_k
 import planted
+import prerequisite
 
 from skillcompose.errors import RunError
 from skillcompose.evaluation import attribution
@@ -177,3 +178,13 @@ def test_what_sampling_takes_is_claimed_only_where_one_call_sampled_everything(
     (tmp_path / "diagnosis" / "start-0.jsonl").touch()
     pass_at_k.main()
     assert claimed == ["diagnosis.sampling_minutes"]
+
+
+def test_the_plot_of_the_prerequisite_takes_an_interval_beside_its_centre(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prerequisite, "FILE", tmp_path / "prerequisite.json")
+    cell = {"macro": 50.0, "interval": [50.4, 60.0]}
+    mastery = {skill: [{"correct": 1, "asked": 2}] for skill in ("parametric", "contextual")}
+    prerequisite.plot([{"skill": "parametric", "mastery": mastery, "start": cell, "composed": cell}])
+    assert (tmp_path / "prerequisite.png").is_file()

@@ -101,8 +101,9 @@ def plot(points: list[dict[str, Any]]) -> None:
         own = sorted((p for p in points if p["skill"] == skill), key=mastery)
         for rung in ("start", "composed"):
             middle, ends = [p[rung]["macro"] for p in own], [p[rung]["interval"] for p in own]
-            errors = [[m - low for m, (low, _) in zip(middle, ends, strict=True)]]
-            errors.append([high - m for m, (_, high) in zip(middle, ends, strict=True)])
+            # A macro-average's bootstrap need not hold its centre.
+            errors = [[max(0, m - low) for m, (low, _) in zip(middle, ends, strict=True)]]
+            errors.append([max(0, high - m) for m, (_, high) in zip(middle, ends, strict=True)])
             axis.errorbar([mastery(p) for p in own], middle, errors, marker="o", capsize=3, label=rung)
         axis.set(xlabel=f"{skill} skill before RL, %", ylabel="unseen bridges, %", ylim=(0, 100))
         axis.legend()

@@ -188,3 +188,20 @@ def test_the_plot_of_the_prerequisite_takes_an_interval_beside_its_centre(
     mastery = {skill: [{"correct": 1, "asked": 2}] for skill in ("parametric", "contextual")}
     prerequisite.plot([{"skill": "parametric", "mastery": mastery, "start": cell, "composed": cell}])
     assert (tmp_path / "prerequisite.png").is_file()
+
+
+def test_a_point_that_is_killed_while_it_is_copied_is_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / "stage.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prerequisite, "WHOLE", tmp_path / "whole")
+    monkeypatch.setattr(prerequisite.skillcompose, "train", lambda *given, **more: Run(tmp_path / "whole"))
+    monkeypatch.setattr(prerequisite.shutil, "copytree", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prerequisite.measure(Skill.PARAMETRIC, 0.5)
+        assert not (tmp_path / "whole-parametric-0.5").exists()

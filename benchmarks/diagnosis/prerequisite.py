@@ -54,8 +54,12 @@ def measure(skill: Skill, share: float) -> dict[str, Any]:
     whole = skillcompose.train(skillcompose.Recipe.from_yaml(RECIPE), WHOLE, until="adapters", allow_unmastered=True)
     folder = WHOLE.with_name(f"{WHOLE.name}-{skill}-{share:g}")
     if not folder.is_dir():
+        # Copied aside and renamed: half a stage with its `stage.json` looks finished.
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
         for stage in STAGE_NAMES[: STAGE_NAMES.index("adapters") + 1]:
-            shutil.copytree(whole.stage(stage), folder / whole.stage(stage).name)
+            shutil.copytree(whole.stage(stage), aside / whole.stage(stage).name)
+        aside.rename(folder)
     overrides: dict[str, Any] = {"composition.ablate": str(skill)} | FEWER
     if share == 0:
         overrides["composition.weights"] = [float(other != skill) for other in ATOMIC]

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 import skillcompose
 from skillcompose.cli import main
+from skillcompose.conversation import standalone
 from skillcompose.errors import KnowledgeBaseError, RecipeError, RetrievalError, RunError
 from skillcompose.evaluation import retrieval
 from skillcompose.evaluation.full_rag import FullRag
@@ -142,6 +143,12 @@ def test_a_bridge_is_looked_up_by_its_title_and_else_searched_for() -> None:
     assert searched == ["Brol needs Ann Lee.", "no answer line, and no entity"]
     assert [ids(hits) for hits in found] == [["Ann Lee", "Brol", "Fenk"], ["Brol", "near"]]
     assert in_steps(["q1", "q2"], first, lambda hits: written, search, titled, 3, 1) is first
+
+
+def test_a_mark_alone_does_not_name_what_has_no_title() -> None:
+    titled = by_title([Passage(title, title, "text", "d.md", "") for title in ("", "?", "b")])
+    asked = standalone("Who maintains it ?", [("What does a need?", "a needs b.\nSo: b")], titled.__contains__)
+    assert asked == "Who maintains b ?"
 
 
 def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,11 @@ def by_dtype(claim: str) -> str:
     return claim if fast_dtype() == torch.bfloat16 else f"{claim}_fp32"
 
 
+def measured_here(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of this machine, which a claim names: the minutes of two machines have no mean."""
+    return [record for record in records if record["machine"] == machine()]
+
+
 def table(patterns: str) -> str:
     results = read()
     rows = ["| claim | value | 95 % interval | seeds | machine | commit, date |", "|---|---|---|---|---|---|"]

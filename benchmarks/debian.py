@@ -84,8 +84,14 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     numbers = [found["seed"] for found in seeds]
     unseen = on_unseen_bridges(rows)
 
-    def claim(name: str, value: float, interval: list[float] | None = None, unit: str = "points") -> None:
-        claims.write(f"debian.{name}", round(value, 1), unit, COMMAND, numbers, interval)
+    def claim(
+        name: str,
+        value: float,
+        interval: list[float] | None = None,
+        unit: str = "points",
+        seeds: list[int] = numbers,
+    ) -> None:
+        claims.write(f"debian.{name}", round(value, 1), unit, COMMAND, seeds, interval)
 
     composed, interval = claims.score(unseen, ["composed"])
     claim("composed", composed, interval, "% exact match")
@@ -96,8 +102,9 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     for skill in ("parametric", "contextual"):
         atomic = [r for r in rows if r["skill"] == skill]
         claim(f"loss_{skill}", *claims.score(atomic, [skill, "composed"]))
-    minutes = sum(sum(found["seconds"].values()) for found in seeds) / len(seeds) / 60
-    claim(claims.by_dtype("minutes"), minutes, unit="min a seed")
+    if here := claims.measured_here(seeds):
+        minutes = sum(sum(found["seconds"].values()) for found in here) / len(here) / 60
+        claim(claims.by_dtype("minutes"), minutes, unit="min a seed", seeds=[found["seed"] for found in here])
 
 
 if __name__ == "__main__":

@@ -6,25 +6,29 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from markupsafe import escape
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "diagnosis"))
+import pass_at_k
 import planted
+import prerequisite
 
 from skillcompose.errors import RunError
 from skillcompose.evaluation import attribution
 from skillcompose.evaluation.attribution import Conflicts, without_support
 from skillcompose.evaluation.breaks import Breaks, advice
 from skillcompose.evaluation.pass_at_k import as_text, estimate, measure, named, verdict
-from skillcompose.evaluation.report import write_diagnosis
+from skillcompose.evaluation.report import warnings, write_diagnosis
 from skillcompose.generation import Sampling, generate, sample_counts
 from skillcompose.models import load_base, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.run import Run
-from skillcompose.types import Fact, Question, Skill, read_jsonl
+from skillcompose.sections import Mastery
+from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json
 
 
 def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Path) -> None:
@@ -130,6 +134,18 @@ def test_the_diagnosis_is_a_page(finished_run: Path) -> None:
     assert "undecided" in page and all(escape(meaning) in page for meaning in attribution.MEANING.values())
 
 
+def test_the_report_warns_of_what_the_gate_stops_and_of_nothing_else(tmp_path: Path) -> None:
+    rows = [{"hops": 1, "correct": 47, "asked": 60}, {"hops": 2, "correct": 20, "asked": 60}]
+    for stage in ("adapters", "composition"):
+        (tmp_path / stage).mkdir()
+        write_json(tmp_path / stage / "mastery.json", {"parametric": rows, "contextual": rows[:1]})
+    write_json(tmp_path / "composition" / "training.json", {"collapsed": None})
+    gate = SimpleNamespace(mastery=Mastery())
+    work = SimpleNamespace(recipe=SimpleNamespace(adapters=gate, composition=gate), read=tmp_path.joinpath)
+    found = warnings(work)
+    assert len(found) == 2 and all("parametric, 2 hops, 20 of 60 where 50%" in line for line in found)
+
+
 def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
     asked = [
         Question(str(i), "?", ("a",), "So: a", Skill.COMPLEMENTARY, "x > y", ("x", "y"), bridges=(f"b{i}",))
@@ -145,3 +161,47 @@ def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_planted_policies_get_the_right_verdict_and_the_right_blame(seed: int) -> None:
     assert planted.judged(seed) == dict.fromkeys(("knows", "reads", "guesses", "amplifies"), (True, True))
+
+
+def test_what_sampling_takes_is_claimed_only_where_one_call_sampled_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[str] = []
+    monkeypatch.setattr(pass_at_k, "measure", lambda *given: {"zero_shot": {"curves": {}}})
+    monkeypatch.setattr(pass_at_k, "as_text", str)
+    monkeypatch.setattr(pass_at_k, "write_json", lambda *given: None)
+    monkeypatch.setattr(pass_at_k.claims, "write", lambda claim, *given: claimed.append(claim))
+    monkeypatch.setattr(sys, "argv", ["pass_at_k.py", "--run", str(tmp_path)])
+    pass_at_k.main()
+    assert claimed == ["diagnosis.sampling_minutes"]
+    (tmp_path / "diagnosis").mkdir()
+    (tmp_path / "diagnosis" / "start-0.jsonl").touch()
+    pass_at_k.main()
+    assert claimed == ["diagnosis.sampling_minutes"]
+
+
+def test_the_plot_of_the_prerequisite_takes_an_interval_beside_its_centre(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prerequisite, "FILE", tmp_path / "prerequisite.json")
+    cell = {"macro": 50.0, "interval": [50.4, 60.0]}
+    mastery = {skill: [{"correct": 1, "asked": 2}] for skill in ("parametric", "contextual")}
+    prerequisite.plot([{"skill": "parametric", "mastery": mastery, "start": cell, "composed": cell}])
+    assert (tmp_path / "prerequisite.png").is_file()
+
+
+def test_a_point_that_is_killed_while_it_is_copied_is_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / "stage.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prerequisite, "WHOLE", tmp_path / "whole")
+    monkeypatch.setattr(prerequisite.skillcompose, "train", lambda *given, **more: Run(tmp_path / "whole"))
+    monkeypatch.setattr(prerequisite.shutil, "copytree", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prerequisite.measure(Skill.PARAMETRIC, 0.5)
+        assert not (tmp_path / "whole-parametric-0.5").exists()

@@ -1,12 +1,14 @@
 """Rows that are decoded together give what each would give alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from skillcompose.generation import Sampling, answer_texts, choose, generate
+from skillcompose.live import Live
 from skillcompose.models import load_base
 
 
@@ -66,3 +68,10 @@ def test_sampled_groups_have_the_asked_size_and_follow_the_seed(tiny_model: Path
     assert draws[0] == draws[1]
     assert len(draws[0]) == 6
     assert len({tuple(row) for row in draws[0][:3]}) > 1
+
+
+def test_a_step_for_nobody_is_none() -> None:
+    model, tokenizer = SimpleNamespace(config=LlamaConfig()), SimpleNamespace(eos_token_id=0)
+    live = Live(SimpleNamespace(model=model, tokenizer=tokenizer, max_new_tokens=4))
+    live.step()
+    assert not live.growing

@@ -158,6 +158,9 @@ def test_answers_compare_normalised() -> None:
     assert not exact_match("So: Jose", ["José"])
     assert lenient_match("It is 3.0.5", ["It is 3.0.5"]) and not exact_match("3.0.5", ["3.0.5"])
     assert not lenient_match("", ["x"])
+    assert lenient_match("It is a.\nSo: Ann.\nSo: Ann.\nSo: A", ["Ann"]), "it repeats itself up to the limit"
+    assert lenient_match("So: Ann\n\nQuestion: Who?", ["Ann"]) and not lenient_match("So: Bo\nSo: Ann", ["Ann"])
+    assert lenient_match("So:\nAnn", ["Ann"])
     assert mentions("version 3.0.5, they say", "3.0.5") and not mentions("version 13.0.5", "3.0.5")
     assert not mentions("version 3.0.5", "3.0")
 

@@ -15,6 +15,7 @@ from skillcompose.errors import ModelError, SkillComposeError
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import claims  # noqa: E402
+import debian  # noqa: E402
 
 
 def test_the_readmes_tree_is_the_disk() -> None:
@@ -32,6 +33,22 @@ def test_the_readmes_numbers_are_the_results() -> None:
     assert text == claims.rendered(text), "run `python benchmarks/claims.py`"
     for claim, found in claims.read().items():
         assert {"value", "unit", "interval", "seeds", "command", "commit", "date", "machine"} == set(found), claim
+
+
+def test_minutes_are_claimed_of_the_machine_that_they_were_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed: dict[str, tuple[float, list[int]]] = {}
+    monkeypatch.setattr(claims, "machine", lambda: "ours")
+    monkeypatch.setattr(claims, "by_dtype", str)
+    monkeypatch.setattr(claims, "write", lambda name, value, u, c, seeds, i: claimed.update({name: (value, seeds)}))
+    records = [
+        {"seed": seed, "machine": machine, "seconds": {"all": 60.0 * minutes}, "columns": (), "predictions": []}
+        for seed, machine, minutes in ((0, "another", 9), (1, "ours", 2), (2, "ours", 4))
+    ]
+    debian.write_claims(records)
+    assert claimed["debian.minutes"] == (3.0, [1, 2]) and claimed["debian.composed"][1] == [0, 1, 2]
+    claimed.clear()
+    debian.write_claims(records[:1])
+    assert "debian.minutes" not in claimed
 
 
 def test_public_names_exist_and_are_few() -> None:

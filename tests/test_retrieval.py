@@ -10,7 +10,9 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 import skillcompose
 from skillcompose.cli import main
+from skillcompose.conversation import standalone
 from skillcompose.errors import KnowledgeBaseError, RecipeError, RetrievalError, RunError
+from skillcompose.evaluation import retrieval
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.index import Retriever, retriever, vectors
 from skillcompose.index.rankings import words
@@ -143,6 +145,12 @@ def test_a_bridge_is_looked_up_by_its_title_and_else_searched_for() -> None:
     assert in_steps(["q1", "q2"], first, lambda hits: written, search, titled, 3, 1) is first
 
 
+def test_a_mark_alone_does_not_name_what_has_no_title() -> None:
+    titled = by_title([Passage(title, title, "text", "d.md", "") for title in ("", "?", "b")])
+    asked = standalone("Who maintains it ?", [("What does a need?", "a needs b.\nSo: b")], titled.__contains__)
+    assert asked == "Who maintains b ?"
+
+
 def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = skillcompose.Policy.from_run(finished_run)
     question = "What is the size of the red clock program?"
@@ -174,6 +182,16 @@ def test_eval_says_what_each_ranking_finds(finished_run: Path) -> None:
     assert found["searches"]["words"]["recall_at_k"] > 0.5  # questions share words with their passages
     table = CliRunner().invoke(main, ["eval", str(finished_run), "--retrieval"]).output
     assert "recall@2" in table and table.splitlines()[3].startswith("hybrid")
+
+
+def test_only_the_piece_of_a_section_that_states_the_fact_supports_its_question() -> None:
+    class Found:
+        def search(self, queries: list[str], k: int, by: tuple[str, ...]) -> list[list[ScoredPassage]]:
+            pieces = ["It has a history.", "It is old. Brol needs fenk."]
+            return [[ScoredPassage(Passage(text, "Brol", text, "d.md", "Brol"), 1.0) for text in pieces]]
+
+    found = retrieval._search(Found(), [("What does Brol need?", ("brol", "Brol needs fenk."))], 1, ())
+    assert (found["recall_at_1"], found["recall_at_k"], found["mrr_at_10"]) == (0.0, 0.0, 0.5)
 
 
 def test_models_of_the_index_are_checked(recipe_file: Path) -> None:

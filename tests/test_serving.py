@@ -22,10 +22,13 @@ from skillcompose.cli import main
 from skillcompose.conversation import standalone
 from skillcompose.errors import ModelError, PromptError, RunError, ServingError
 from skillcompose.live import Live
+from skillcompose.pipeline import STAGES, stage_key
 from skillcompose.prompts import prompt
 from skillcompose.serving import server
-from skillcompose.serving.export import export
+from skillcompose.serving.export import card, export
+from skillcompose.types import write_json
 
+ROOT = Path(__file__).parent.parent
 QUESTION = "Who is the owner of what brol needs?"
 
 
@@ -113,6 +116,20 @@ def test_an_exported_folder_answers_alone(
         export(skillcompose.Run.open(finished_run), tmp_path / "out")
     with pytest.raises(RunError, match="skillcompose export"):
         skillcompose.Policy.from_pretrained(tmp_path)
+
+
+def test_a_model_card_has_no_numbers_of_the_policy_before(tmp_path: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(ROOT / "recipes" / "quickstart.yaml")
+    run = skillcompose.Run(tmp_path)
+    cell = {"correct": 1, "asked": 1, "share": 1.0, "interval": [1.0, 1.0]}
+    for stage in STAGES:
+        run.stage(stage.name).mkdir()
+        record = {"key": stage_key(stage, recipe, run), "outputs": {"policy": "first"}}
+        write_json(run.stage(stage.name) / "stage.json", record)
+    write_json(run.stage("evaluation") / "metrics.json", {"composed": {"unseen": {"iid": cell, "macro": 1.0}}})
+    assert "| composed (GRPO) | 100 [100, 100] |" in card(run, recipe, "gguf")
+    write_json(run.stage("composition") / "stage.json", {"key": "", "outputs": {"policy": "second"}})
+    assert "Not evaluated." in card(run, recipe, "gguf") and "composed (GRPO)" not in card(run, recipe, "gguf")
 
 
 def test_an_adapter_is_not_put_on_another_base(finished_run: Path, tmp_path: Path) -> None:

@@ -129,8 +129,9 @@ def write_claims(records: list[dict[str, Any]]) -> None:
         breaks = [record["breaks"][rung] for record in done]
         share = 100 * sum(b["at_passages"] for b in breaks) / sum(b["wrong"] for b in breaks)
         claims.write(f"diagnosis.context_first_error_{when}", round(share, 1), "% of first errors", COMMAND, seeds)
-    minutes = sum(sum(record["seconds"].values()) for record in done) / len(done) / 60
-    claim(claims.by_dtype("minutes"), minutes, "min a seed", seeds)
+    if here := claims.measured_here(done):
+        minutes = sum(sum(record["seconds"].values()) for record in here) / len(here) / 60
+        claim(claims.by_dtype("minutes"), minutes, "min a seed", sorted(record["seed"] for record in here))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def main() -> None:
     options = parser.parse_args()
     folders = {name: options.run.with_name(f"{options.run.name}-{name}") / "composed" for name in OTHERS}
     others = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    begin = time.monotonic()
+    # Of an interrupted measurement the last call samples a part only.
+    whole, begin = not any((options.run / "diagnosis").glob("*.jsonl")), time.monotonic()
     found = measure(
         Run(options.run), options.samples, options.questions, Progress(), others, (Level.IID, Level.ZERO_SHOT)
     )
@@ -43,7 +44,7 @@ def main() -> None:
     print(as_text(found))
     record = {
         "samples": options.samples,
-        "minutes": round(minutes, 1),
+        "minutes": round(minutes, 1) if whole else None,
         "commit": claims.commit(),
         "machine": claims.machine(),
         "levels": found,
@@ -54,8 +55,9 @@ def main() -> None:
             if name != "chance":
                 share, interval = curve["share"][-1], [round(100 * end, 1) for end in curve["interval"][-1]]
                 claims.write(f"diagnosis.pass256_{name}", round(100 * share, 1), "%", COMMAND, [0], interval)
-        policies = 2 + len(others)
-        claims.write("diagnosis.sampling_minutes", round(minutes / policies, 1), "min a policy", COMMAND, [0])
+        if whole:
+            policies = 2 + len(others)
+            claims.write("diagnosis.sampling_minutes", round(minutes / policies, 1), "min a policy", COMMAND, [0])
 
 
 if __name__ == "__main__":

@@ -54,8 +54,12 @@ def measure(skill: Skill, share: float) -> dict[str, Any]:
     whole = skillcompose.train(skillcompose.Recipe.from_yaml(RECIPE), WHOLE, until="adapters", allow_unmastered=True)
     folder = WHOLE.with_name(f"{WHOLE.name}-{skill}-{share:g}")
     if not folder.is_dir():
+        # Copied aside and renamed: half a stage with its `stage.json` looks finished.
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
         for stage in STAGE_NAMES[: STAGE_NAMES.index("adapters") + 1]:
-            shutil.copytree(whole.stage(stage), folder / whole.stage(stage).name)
+            shutil.copytree(whole.stage(stage), aside / whole.stage(stage).name)
+        aside.rename(folder)
     overrides: dict[str, Any] = {"composition.ablate": str(skill)} | FEWER
     if share == 0:
         overrides["composition.weights"] = [float(other != skill) for other in ATOMIC]
@@ -101,8 +105,9 @@ def plot(points: list[dict[str, Any]]) -> None:
         own = sorted((p for p in points if p["skill"] == skill), key=mastery)
         for rung in ("start", "composed"):
             middle, ends = [p[rung]["macro"] for p in own], [p[rung]["interval"] for p in own]
-            errors = [[m - low for m, (low, _) in zip(middle, ends, strict=True)]]
-            errors.append([high - m for m, (_, high) in zip(middle, ends, strict=True)])
+            # A macro-average's bootstrap need not hold its centre.
+            errors = [[max(0, m - low) for m, (low, _) in zip(middle, ends, strict=True)]]
+            errors.append([max(0, high - m) for m, (_, high) in zip(middle, ends, strict=True)])
             axis.errorbar([mastery(p) for p in own], middle, errors, marker="o", capsize=3, label=rung)
         axis.set(xlabel=f"{skill} skill before RL, %", ylabel="unseen bridges, %", ylim=(0, 100))
         axis.legend()

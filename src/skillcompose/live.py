@@ -69,6 +69,8 @@ class Live:
             for one, ids in zip(new, self.decoding.join([one.prompt for one in new]), strict=True):
                 one.ids = ids
             self.growing += new
+        if not self.growing:  # all have left
+            return
         self.decoding.step()
         texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
         for one, text in zip(self.growing, texts, strict=True):

@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-from skillcompose.prompts import final_answer, normalise
+from skillcompose.prompts import FINAL, final_answer, normalise
 
 BOOTSTRAP = 2000
 
@@ -20,12 +20,16 @@ def exact_match(completion: str, answers: Sequence[str]) -> bool:
 
 
 def lenient_match(completion: str, answers: Sequence[str]) -> bool:
-    """For models that were not taught the format: the final line, or else the last line that says anything."""
-    lines = [line for line in completion.strip().splitlines() if line.strip()]
+    """For models that were not taught the format: the first final line, or else the last line that says anything.
+
+    The first, because nothing ends what such a model writes: it repeats the line, or asks itself another question, and
+    what stands last is cut at the token limit.
+    """
+    lines = [line.strip() for line in completion.splitlines() if line.strip()]
     if not lines:
         return False
-    answer = final_answer(completion) or lines[-1].split("So:")[-1]
-    return normalise(answer) in {normalise(gold) for gold in answers}
+    said = next((line for line in lines if line.startswith(FINAL)), lines[-1])
+    return normalise(said.split(FINAL.strip())[-1]) in {normalise(gold) for gold in answers}
 
 
 def macro_mean(pairs: Sequence[tuple[str, float]]) -> float:

@@ -84,7 +84,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        4,
+        5,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),
@@ -170,6 +170,11 @@ def _step(stage: Stage, recipe: Recipe, run: Run, force: str | None) -> Step:
     if record["key"] != key:
         return Step(stage.name, key, True, "its settings or inputs changed")
     return Step(stage.name, key, False, "up to date: settings and inputs are unchanged")
+
+
+def is_current(name: str, recipe: Recipe, run: Run) -> bool:
+    """Whether the stage has finished with these settings and with what the earlier stages hold now."""
+    return not _step(next(stage for stage in STAGES if stage.name == name), recipe, run, None).runs
 
 
 def train(

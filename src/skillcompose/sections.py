@@ -4,11 +4,13 @@
 their own names, passed through as they are.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skillcompose.types import Skill
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -138,9 +140,9 @@ class Questions(Section):
 class Mastery(Section):
     """The gate: below it a run stops, unless `--allow-unmastered`."""
 
-    parametric: list[float] = Field(default_factory=lambda: [0.8, 0.5])
+    parametric: list[Share] = Field(default_factory=lambda: [0.8, 0.5])
     """Lowest exact match on held-out wordings, by number of hops."""
-    contextual: list[float] = Field(default_factory=lambda: [0.6, 0.5])
+    contextual: list[Share] = Field(default_factory=lambda: [0.6, 0.5])
     """The same of the contextual skill, where the passage was retrieved."""
     questions: int = Field(60, ge=1)
     """Questions asked for each skill and number of hops."""

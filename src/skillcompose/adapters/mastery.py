@@ -50,19 +50,19 @@ def measure(
     return results
 
 
-def check_mastery(results: dict[str, Any], gate: Mastery, stage: str, allow: bool) -> None:
-    """Raise on every skill and number of hops that is below its threshold, unless allowed.
+def is_below(row: dict[str, Any], least: float) -> bool:
+    """By more than a standard error: some dozens of questions cannot tell 45 % from 50."""
+    asked = row["asked"]
+    return bool(asked) and row["correct"] / asked < least - (least * (1 - least) / asked) ** 0.5
 
-    Below it by more than a standard error: some dozens of questions cannot tell 45 % from 50.
-    """
+
+def check_mastery(results: dict[str, Any], gate: Mastery, stage: str, allow: bool) -> None:
+    """Raise on every skill and number of hops that is below its threshold, unless allowed."""
     failures = []
     for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL):
         for row, least in zip(results.get(skill, []), getattr(gate, skill), strict=False):
-            if not row["asked"]:
-                continue
-            share, noise = row["correct"] / row["asked"], (least * (1 - least) / row["asked"]) ** 0.5
-            if share < least - noise:
-                count = f"{row['correct']} of {row['asked']}"
+            if is_below(row, least):
+                share, count = row["correct"] / row["asked"], f"{row['correct']} of {row['asked']}"
                 failures.append(
                     f"{skill}, {row['hops']} hop{'s' * (row['hops'] > 1)}: {share:.0%} exact match ({count}), "
                     f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[skill]}."

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from skillcompose.index import Retriever
+from skillcompose.index.writing import sentence
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import normalise
 from skillcompose.run import Run
@@ -18,16 +19,18 @@ QUESTIONS = 300
 def measure(run: Run) -> dict[str, Any]:
     """`{"k", "asked", "searches": {name: {"recall_at_1", "recall_at_k", "mrr_at_10", "milliseconds"}}}`.
 
-    A question's supporting passage has the title of its first fact's row.
+    A question's supporting passage has the title of its first fact's row and states that fact: of a long section the
+    other pieces, which have the title too, are of no help.
 
     Raises:
         RunError: The questions stage has not finished.
     """
     recipe, folder = load_recipe(run), run.require("questions")
     retriever = Retriever.load(run.require("index"), recipe.source.parent)
-    keys = {fact.id: normalise(fact.key) for fact in read_jsonl(run.require("facts") / "facts.jsonl", Fact)}
+    facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
+    support = {fact.id: (normalise(fact.key), sentence(fact, recipe)) for fact in facts}
     skills = (Skill.CONTEXTUAL, Skill.COMPLEMENTARY)
-    asked = {q.text: keys[q.fact_ids[0]] for s in skills for q in read_jsonl(folder / f"{s}.test.jsonl", Question)}
+    asked = {q.text: support[q.fact_ids[0]] for s in skills for q in read_jsonl(folder / f"{s}.test.jsonl", Question)}
     chosen = random.Random(f"retrieval {recipe.seed}").sample(sorted(asked.items()), min(len(asked), QUESTIONS))
     k = recipe.index.k
     searches = {name: (name,) for name in retriever.rankings} if len(retriever.rankings) > 1 else {}
@@ -35,13 +38,16 @@ def measure(run: Run) -> dict[str, Any]:
     return {"k": k, "asked": len(chosen), "searches": found}
 
 
-def _search(retriever: Retriever, asked: list[tuple[str, str]], k: int, by: tuple[str, ...]) -> dict[str, float]:
+def _search(
+    retriever: Retriever, asked: list[tuple[str, tuple[str, str]]], k: int, by: tuple[str, ...]
+) -> dict[str, float]:
     ranks = []
     retriever.search([asked[0][0]], DEPTH, by=by)  # the first search warms caches
     begin = time.monotonic()
-    for text, title in asked:
+    for text, (title, stated) in asked:
         (hits,) = retriever.search([text], max(k, DEPTH), by=by)
-        ranks.append(next((n for n, hit in enumerate(hits, 1) if normalise(hit.passage.title) == title), 0))
+        there = (normalise(hit.passage.title) == title and stated in hit.passage.text for hit in hits)
+        ranks.append(next((rank for rank, found in enumerate(there, 1) if found), 0))
     milliseconds = 1000 * (time.monotonic() - begin) / len(asked)
     return {
         "recall_at_1": _mean([rank == 1 for rank in ranks]),

@@ -11,10 +11,11 @@ Hits = list[list[ScoredPassage]]
 
 
 def by_title(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Normalised title -> its passages."""
+    """Normalised title -> its passages. An empty one, or marks alone, would be named by every blank-separated mark."""
     titled: dict[str, list[Passage]] = defaultdict(list)
     for passage in passages:
-        titled[normalise(passage.title)].append(passage)
+        if title := normalise(passage.title):
+            titled[title].append(passage)
     return dict(titled)
 
 

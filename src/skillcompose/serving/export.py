@@ -5,7 +5,6 @@ LoRA for PEFT and vLLM. Both come with tokenizer, index and its models, so `Poli
 (an adapter: its base). `gguf` is one file for llama.cpp, and a Modelfile for Ollama.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import ModelError, RunError
 from skillcompose.generation import answer_texts
 from skillcompose.models import load_adapter, load_base, load_tokenizer
-from skillcompose.pipeline import load_recipe
+from skillcompose.pipeline import is_current, load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt
 from skillcompose.recipe import Recipe
@@ -157,8 +156,10 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
 
 def card(run: Run, recipe: Recipe, form: str) -> str:
     """The model card: what it is, how it is loaded, what was measured, what it is not for."""
-    metrics = run.stage("evaluation") / "metrics.json"
-    ladder = as_markdown(ladder_table(json.loads(metrics.read_text()))) if metrics.is_file() else "Not evaluated."
+    # What stands there may have been measured on the policy before this one.
+    ladder = "Not evaluated."
+    if is_current("evaluation", recipe, run):
+        ladder = as_markdown(ladder_table(read_json(run.stage("evaluation") / "metrics.json")))
     return f"""---
 base_model: {recipe.model}
 ---

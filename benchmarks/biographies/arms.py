@@ -203,6 +203,17 @@ def joint(arm: Arm) -> tuple[int, Path]:
     return spent + arm.reinforced(folder), arm.work.folder / "composed"
 
 
+def start_sft_comp_rl(arm: Arm) -> tuple[int, Path]:
+    """What RL adds where supervised training on the same questions came first (`diagnosis/pass_at_k.py` asks it)."""
+    before = "start_sft_comp"
+    folder = arm.work.folder.with_name(f"{arm.run.folder.name}-{before}") / "composed"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not there: remove {before}-{arm.seed}.json, and it is trained again")
+    return read_json(FOLDER / f"{before}-{arm.seed}.json")["tokens"] + arm.reinforced(
+        folder
+    ), arm.work.folder / "composed"
+
+
 def single(skill: Skill) -> Callable[[Arm], tuple[int, Path]]:
     """One adapter alone, then the same GRPO."""
 
@@ -269,6 +280,7 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "start_sft_comp": start_sft_comp,
     "sft_comp": sft_comp,
     "sft_mixed": sft_mixed,
+    "start_sft_comp_rl": start_sft_comp_rl,
     "joint": joint,
     "parametric_only": single(Skill.PARAMETRIC),
     "contextual_only": single(Skill.CONTEXTUAL),

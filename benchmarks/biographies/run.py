@@ -33,6 +33,7 @@ ORDER = [
     *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
     *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "sum_grpo")),
     *((name, 0) for name in ("parametric_only", "contextual_only")),
+    ("start_sft_comp_rl", 0),
     *((f"{name}{PATIENT}", 0) for name in ("start_sft_comp", "sft_comp", "sft_mixed")),
 ]
 

@@ -201,6 +201,8 @@ def evaluate(
     With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes;
     with --retrieval what each way to search finds.
     """
+    from skillcompose.pipeline import evaluated
+
     opened = Run.open(run)
     if retrieval:
         from skillcompose.evaluation import retrieval as searches
@@ -221,20 +223,21 @@ def evaluate(
         click.echo(json.dumps(found) if as_json else as_text(found))
         show_diagnosis(opened)
     elif as_json:
-        click.echo((opened.require("evaluation") / "metrics.json").read_text(encoding="utf-8"), nl=False)
+        click.echo((evaluated(opened) / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo(as_shown(opened.require("evaluation")))
+        click.echo(as_shown(evaluated(opened)))
 
 
 @main.command()
 @RUN
 def report(run: Path) -> None:
     """Print the path of a run's report; to stderr what each stage took, beside what was predicted."""
+    from skillcompose.pipeline import evaluated
     from skillcompose.planning import spent
     from skillcompose.results import as_text
 
     opened = Run.open(run)
-    click.echo((opened.require("evaluation") / "report.html").resolve())
+    click.echo((evaluated(opened) / "report.html").resolve())
     click.echo(as_text(spent(opened)), err=True)
 
 

@@ -3,10 +3,9 @@
 import importlib
 import json
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,6 @@ class Work:
     run: Run
     progress: Progress
     allow_unmastered: bool = False
-    begin: float = field(default_factory=time.monotonic)
 
     def read(self, stage: str) -> Path:
         return self.run.stage(stage)
@@ -177,6 +175,14 @@ def is_current(name: str, recipe: Recipe, run: Run) -> bool:
     return not _step(next(stage for stage in STAGES if stage.name == name), recipe, run, None).runs
 
 
+def evaluated(run: Run) -> Path:
+    """The folder of the evaluation; a warning says so if it is not of the present policy."""
+    folder = run.require("evaluation")
+    if not is_current("evaluation", load_recipe(run), run):
+        logger.warning("What follows was measured before something changed; `skillcompose train` measures again.")
+    return folder
+
+
 def train(
     recipe: Recipe,
     folder: str | Path | None = None,
@@ -222,7 +228,9 @@ def train(
             else:
                 if not planned:
                     planned = _predict(recipe, run, stage.name)
-                _run_stage(stage, step, recipe, run, title, allow_unmastered, resume=force != stage.name)
+                # A forced stage that was interrupted is not begun anew by the same command.
+                resume = force != stage.name or run.record(stage.name) is None
+                _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
             if stage.name == until:
                 break
     return run
@@ -256,14 +264,13 @@ def _run_stage(
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
     folder = run.start(stage.name, step.key, stage.keeps if resume else ())
     release_memory()
-    begin = time.monotonic()
     try:
         stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
     except StageError as error:
         kept = f"Finished work is kept in {run.folder}; the same command goes on from there."
         error.args = (f"{stage.name}: {error}\n{kept}",)
         raise
-    seconds = run.finish(stage.name, step.key, time.monotonic() - begin)
+    seconds = run.finish(stage.name, step.key)
     logger.info("%s: done in %s", title, duration(seconds))
 
 

@@ -87,10 +87,15 @@ class Run:
         write_json(started, {"key": key, "seconds": seconds, "begun": time.time()})
         return folder
 
-    def finish(self, name: str, key: str, seconds: float) -> float:
-        """Mark the stage as finished; returns what it took, interrupted processes of it included."""
-        folder = self.stage(name)
-        seconds += read_json(folder / "started.json")["seconds"]
+    def elapsed(self, name: str) -> float:
+        """Seconds that an unfinished stage has taken, interrupted processes of it included."""
+        started = read_json(self.stage(name) / "started.json")
+        seconds: float = started["seconds"] + time.time() - started["begun"]
+        return seconds
+
+    def finish(self, name: str, key: str) -> float:
+        """Mark the stage as finished; returns the seconds that it took."""
+        folder, seconds = self.stage(name), self.elapsed(name)
         shutil.rmtree(folder / "work", ignore_errors=True)
         outputs = {path.relative_to(folder).as_posix(): file_digest(path) for path in stage_files(folder)}
         record = {"key": key, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

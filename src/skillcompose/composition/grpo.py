@@ -87,6 +87,8 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     chosen = validate.chosen()
     shutil.rmtree(work.folder / "composed", ignore_errors=True)
     shutil.copytree(validate.folder / f"step-{chosen}", work.folder / "composed")
+    for path in (work.run.folder / "diagnosis").glob("*.json"):  # of the policy before
+        path.unlink()
     kept = (
         "step",
         "reward",

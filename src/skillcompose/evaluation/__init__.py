@@ -20,5 +20,5 @@ def run(work: Work) -> None:
     breaks = count_breaks(predictions, {q.id: q for q in asked}, read_jsonl(work.read("facts") / "facts.jsonl", Fact))
     write_json(work.folder / "breaks.json", breaks)
     write_json(work.folder / "metrics.json", metrics)
-    write_json(work.folder / "timing.json", {"rungs": ladder.seconds, "prompt_tokens": ladder.prompt_tokens})
+    write_json(work.folder / "timing.json", ladder.cost)
     write_report(work, metrics, predictions, breaks, ladder)

@@ -103,8 +103,8 @@ class Ladder:
 
     def __init__(self, work: Work) -> None:
         self.work, self.recipe, self.tests = work, work.recipe, TestSet(work)
-        self.seconds: dict[str, float] = {}
-        self.prompt_tokens: dict[str, int] = {}
+        self.cost: dict[str, dict[str, float]] = {}
+        """Rung -> its prompts, their tokens, the seconds that they took."""
         self.examples = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
         base = resolve(self.recipe.model, self.recipe.source.parent)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
@@ -146,9 +146,10 @@ class Ladder:
             done.parent.mkdir(exist_ok=True)
             write_json(done, {"texts": texts, "seconds": time.monotonic() - begin})
         found = read_json(done)
-        self.seconds[rung] = round(self.seconds.get(rung, 0.0) + found["seconds"], 1)
         tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
-        self.prompt_tokens[rung] = self.prompt_tokens.get(rung, 0) + tokens
+        cost = self.cost.setdefault(rung, {"prompts": 0, "prompt_tokens": 0, "seconds": 0.0})
+        for name, value in zip(cost, (len(prompts), tokens, found["seconds"]), strict=True):
+            cost[name] = round(cost[name] + value, 1)
         answered: list[str] = found["texts"]
         return answered
 

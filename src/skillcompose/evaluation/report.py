@@ -1,7 +1,6 @@
 """`report.html`: the ladder, the learning curves, and answers good and bad with the passages they had."""
 
 import random
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +51,8 @@ def write_report(
         breaks=breaks,
         causes=ADVICE,
         labels=RUNGS,
-        seconds=ladder.seconds,
-        tokens=ladder.prompt_tokens,
-        spent=spent(work.run, {"evaluation": time.monotonic() - work.begin}),
+        cost=ladder.cost,
+        spent=spent(work.run, {"evaluation": work.run.elapsed("evaluation")}),
         samples=samples(predictions, questions, recipe.seed),
     )
     write_text(work.folder / "report.html", html)

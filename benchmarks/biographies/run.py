@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def measure(name: str, seed: int) -> None:
-    begin, arm = time.monotonic(), Arm(name, seed)
-    failure = None
+    arm, failure = Arm(name, seed), None
     if name != "default":
         beside_default(arm)
+    begin = time.monotonic()
     try:
         tokens, adapter = ARMS[name](arm)
     except TrainingError as error:  # no reward to learn from: the arm ends where it started

@@ -209,9 +209,8 @@ def start_sft_comp_rl(arm: Arm) -> tuple[int, Path]:
     folder = arm.work.folder.with_name(f"{arm.run.folder.name}-{before}") / "composed"
     if not folder.is_dir():
         raise SystemExit(f"{folder} is not there: remove {before}-{arm.seed}.json, and it is trained again")
-    return read_json(FOLDER / f"{before}-{arm.seed}.json")["tokens"] + arm.reinforced(
-        folder
-    ), arm.work.folder / "composed"
+    spent: int = read_json(FOLDER / f"{before}-{arm.seed}.json")["tokens"]
+    return spent + arm.reinforced(folder), arm.work.folder / "composed"
 
 
 def single(skill: Skill) -> Callable[[Arm], tuple[int, Path]]:

@@ -89,14 +89,17 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
     if kind in TEXTS:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path))
-            yield _header(list(reader.fieldnames or []))
+            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            yield _header(names)
             for row in reader:
                 # Cells behind the last column are listed under None: mostly a comma that no quotes protect.
                 if any(row.pop(None, ())):
                     raise Unreadable(f"has more cells in line {reader.line_num} than in its header")
                 if any("\0" in value for value in row.values()):
                     raise Unreadable(f"holds NUL in line {reader.line_num}, so it is no text")
-                yield reader.line_num, row
+                row.pop("", None)  # pandas writes row numbers below no name, Excel empty columns and rows
+                if any(map(str.strip, row.values())):
+                    yield reader.line_num, row
     elif kind in DATABASES:
         if part not in _parts(path):
             raise Unreadable(f"has no table {part!r}; it has {', '.join(_parts(path)) or 'none'}")

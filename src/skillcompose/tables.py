@@ -5,6 +5,7 @@ A table is named by its file, and by `#` and a name where a file holds several: 
 
 import csv
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -135,9 +136,9 @@ def _delimiter(path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig") as lines:
-        header = lines.readline()
-    # Where the comma is decimal, programs write semicolons.
-    return ";" if ";" in header and "," not in header else ","
+        header = re.sub(r'"[^"]*"', "", lines.readline())
+    # Where the comma is decimal, programs write semicolons; a column may be called "Price, net" all the same.
+    return max(",;\t", key=header.count)
 
 
 def _cells(names: list[str], rows: Iterator[tuple[int, tuple[Any, ...]]] | enumerate[Any]) -> Iterator[Row]:

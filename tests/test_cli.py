@@ -124,6 +124,7 @@ def test_what_would_fail_hours_later_is_said_at_once(pair: str, message: str, tm
         ("# Größe\n".encode("latin-1"), "is not UTF-8"),
         (b"on: 1\n2024: x\nname: n\n", "2024: keys should be strings"),
         (b"facts:\n  relations:\n    a: {}\n    b: {}\n    a: {}\n", "'a' stands twice"),
+        (b"name: n\nknowledge_base: {{ folder }}\n", "unhashable key"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_one_message(written: bytes, message: str, tmp_path: Path) -> None:

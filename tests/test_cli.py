@@ -163,6 +163,8 @@ def test_init_writes_a_project_that_checks_and_plans(tmp_path: Path) -> None:
     assert code == 0 and out.count("run ") >= 7
     code, _, err = invoke("init", str(tmp_path / "mine"))
     assert code == 1 and "not empty" in err
+    code, _, err = invoke("init", str(tmp_path / "mine" / "recipes" / "own-folder.yaml" / "inside"))
+    assert code == 1 and "cannot be written (Not a directory); name another folder" in err
 
 
 def test_doctor_says_what_the_machine_can_do() -> None:

@@ -21,8 +21,8 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
         The recipe's path.
 
     Raises:
-        KnowledgeBaseError: The folder has something in it, and nothing is overwritten; or no table of `knowledge`
-            gives facts.
+        KnowledgeBaseError: The folder has something in it, and nothing is overwritten; or it cannot be made; or no
+            table of `knowledge` gives facts.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KnowledgeBaseError(f"{folder} is not empty; name a new folder")
@@ -30,7 +30,11 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
     recipe = folder / "recipes" / "own-folder.yaml"
     with as_file(files("skillcompose.starter")) as source:
         for name in ("recipes",) if knowledge else ("recipes", "knowledge"):
-            shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            try:
+                shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            except OSError as error:
+                why = error.strerror or error
+                raise KnowledgeBaseError(f"{folder} cannot be written ({why}); name another folder") from error
     if knowledge is not None and proposed is not None:
         text = recipe.read_text(encoding="utf-8")
         # Not the starter's: two projects must not share a run.

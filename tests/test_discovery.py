@@ -1,5 +1,6 @@
 """A folder's tables proposed as facts: keys, links, what goes into the weights and what never does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_dates_are_no_phone_numbers(tmp_path: Path) -> None:
     rows = [f"{name},12/{i + 10}/2024,3/{i + 10}/2024,2024/5/{i + 10},030 5550{i:03}" for i, name in enumerate(PEOPLE)]
     (tmp_path / "people.csv").write_text("\n".join(["name,since,left,seen,call", *rows]))
     assert {name for name, column in columns(tmp_path).items() if column.sensitive} == {"call"}
+
+
+def test_times_of_json_exports_are_no_knowledge(company: Path) -> None:
+    days = [f"2024-05-0{i % 9 + 1}T10:00:00" for i in range(12)]
+    rows = [{"product": n, "seen": f"{d}Z", "left": f"{d}.5+02:00"} for n, d in zip(PRODUCTS, days, strict=True)]
+    (company / "more.json").write_text(json.dumps(rows))
+    assert [columns(company)[name].place for name in ("seen", "left")] == ["index", "index"]
 
 
 def test_a_key_is_a_short_name_rather_than_a_number() -> None:

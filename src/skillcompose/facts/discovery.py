@@ -28,7 +28,7 @@ PRIVATE_VALUE = re.compile(
     r"|^(?!\d{4}[-/]\d\d?[-/]\d\d?$|\d\d?[-/]\d\d?[-/]\d{4}$)\+?[\d ()/-]{9,}$"  # no dates
     r"|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$"
 )
-NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
+NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£+-]+Z?$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
 LEAST = 8  # values; fewer make no questions
 TEXT = 12  # words in the middle: more is a text, not a value

@@ -94,6 +94,14 @@ def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tm
     assert found["owner"].place == "weights"
 
 
+def test_tables_with_the_same_row_numbers_are_not_about_the_same_things(tmp_path: Path) -> None:
+    tickets = "".join(f"{i},the printer on floor {i} is broken,team {i % 3}\n" for i in range(20))
+    (tmp_path / "tickets.csv").write_text("id,subject,team\n" + tickets)
+    (tmp_path / "orders.csv").write_text("id,carrier\n" + "".join(f"{i},carrier {i % 2}\n" for i in range(30)))
+    found = columns(tmp_path)
+    assert (found["team"].place, found["carrier"].place) == ("weights", "index")
+
+
 def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_out(
     company: Path, tmp_path: Path
 ) -> None:

@@ -93,10 +93,16 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
     reached |= {table.name for table in tables for column in table.columns if column.reversed}
     # Tables about the same things: a hop to a row of one is a hop to the row of the other.
-    reached |= {a for a in keys for b in reached if len(keys[a] & keys[b]) >= LINKED * len(keys[a])}
+    reached |= {a for a in keys for b in reached if _same_things(keys[a], keys[b])}
     for table in tables:
         _place_the_rest(table, cells[table.name], table.name in reached)
     return tables, left_out
+
+
+def _same_things(keys: set[str], others: set[str]) -> bool:
+    shared = keys & others
+    # Any two tables have the numbers from 1 to 9 in common; questions will not go from one to the other either.
+    return len(shared) >= LINKED * len(keys) and not all(map(str.isdigit, shared))
 
 
 def _all_rows(folder: Path, left_out: dict[str, str]) -> dict[str, list[dict[str, str]]]:

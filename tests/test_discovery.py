@@ -84,6 +84,17 @@ def test_a_key_is_a_short_name_rather_than_a_number() -> None:
     assert guess_key("parts.csv", {"kind": ["x", "X"]}) is None
 
 
+def test_a_key_is_what_other_columns_name_rows_by(tmp_path: Path) -> None:
+    staff = [f"E{i},{name},{PEOPLE[i // 4]},S-{i % 5}" for i, name in enumerate(PEOPLE)]
+    (tmp_path / "staff.csv").write_text("\n".join(["Employee ID,Full Name,Manager,Site", *staff]))
+    (tmp_path / "sites.csv").write_text("site name,no,city\n" + "".join(f"Site {i},S-{i},city {i}\n" for i in range(9)))
+    tables, _ = discover(tmp_path)
+    assert {table.name: table.key for table in tables} == {"staff.csv": "Full Name", "sites.csv": "no"}
+    found = columns(tmp_path)
+    assert (found["Manager"].leads_to, found["Site"].leads_to) == ("staff.csv", "sites.csv")
+    assert guess_key("staff.csv", {"id": ["E1", "E2"], "Full Name": ["Ann Lee", "Bo Kim"]}) == "Full Name"
+
+
 def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text(
         "part,purpose\n" + "".join(f"p{i}x,it does the job number {i}\n" for i in range(20))

@@ -9,6 +9,7 @@ The rules are few and each leaves its reason behind, so that a person can read t
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
@@ -67,13 +68,14 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     tables: list[Table] = []
     for name, rows in _all_rows(folder, left_out).items():
         named = dict.fromkeys(column for row in rows for column in row)
-        columns = {column: [row.get(column, "").strip() for row in rows] for column in named}
-        key = guess_key(name, columns)
+        cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in named}
+    named_again = [found for columns in cells.values() for values in columns.values() if (found := _repeated(values))]
+    for name, columns in cells.items():
+        key = guess_key(name, columns, named_again)
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"
             continue
-        cells[name] = columns
-        tables.append(Table(name, key, len(rows), guess_separator(columns)))
+        tables.append(Table(name, key, len(next(iter(columns.values()))), guess_separator(columns)))
     keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
@@ -145,17 +147,28 @@ def _told_apart(values: list[str]) -> float:
     return (found.total() - found.most_common(1)[0][1]) / len(values) if found else 0.0
 
 
-def guess_key(table: str, columns: dict[str, list[str]]) -> str | None:
-    """The column that names a row: filled and different everywhere, short, and rather words than numbers."""
+def _repeated(values: list[str]) -> set[str]:
+    """The values of a column that holds some of them again and again, as one does that names rows of a table."""
+    filled = list(filter(None, values))
+    found = {fold(value) for value in set(filled)}
+    return found if 3 <= len(found) < len(filled) and not _numbers(filled) else set()
+
+
+def guess_key(table: str, columns: dict[str, list[str]], named_again: Sequence[set[str]] = ()) -> str | None:
+    """The column that names a row: filled and different everywhere, short, and rather called so, or what other columns
+    name it by (`named_again`), or words than numbers."""
     stem = re.sub(r"s$", "", stem_of(table).lower())
-    best: tuple[tuple[bool, bool, int], str] | None = None
+    best: tuple[tuple[bool, bool, bool, bool, int], str] | None = None
     for place, (name, values) in enumerate(columns.items()):
         if not values or not all(values) or len({normalise(v) for v in values}) < len(values):
             continue
         if mean(len(v.split()) for v in values) > 6 or _private(name, values):
             continue
-        named = name.lower() in (stem, "name", "title", f"{stem}_name", "key", "code")
-        score = (not named, mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5, place)
+        named = name.lower() in (stem, "name", "title", "key", "code")
+        rows = set(map(fold, values))
+        led_to = any(len(found & rows) >= LINKED * len(found) for found in named_again)
+        numbers = mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5
+        score = (not named, not led_to, "name" not in words(name), numbers, place)
         if best is None or score < best[0]:
             best = score, name
     return best[1] if best else None

@@ -33,9 +33,10 @@ def columns(folder: Path) -> dict[str, Column]:
 
 
 def test_keys_links_and_placement_are_proposed_with_a_reason(company: Path) -> None:
+    (company / "bars.csv").write_text("product|office\n" + "".join(f"{name}|x\n" for name in PRODUCTS))
     tables, left_out = discover(company)
     assert {table.name: table.key for table in tables} == {"customers.csv": "customer", "products.csv": "product"}
-    assert set(left_out) == {"log.csv"}
+    assert set(left_out) == {"log.csv", "bars.csv"} and left_out["bars.csv"] == "only one column, 'product|office'"
     found = columns(company)
     assert {name: column.place for name, column in found.items()} == {
         "uses": "index",

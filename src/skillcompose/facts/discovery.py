@@ -71,6 +71,9 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in named}
     named_again = [found for columns in cells.values() for values in columns.values() if (found := _repeated(values))]
     for name, columns in cells.items():
+        if len(columns) == 1:  # or another delimiter
+            left_out[name] = f"only one column, {next(iter(columns))!r}"
+            continue
         key = guess_key(name, columns, named_again)
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"

@@ -64,7 +64,6 @@ def proposal(knowledge: Path) -> str:
     if not {"weights", "index"} <= places:
         reasons = [f"{name}: {why}" for name, why in left_out.items()]
         reasons += [f"{t.name}: {c.name}: {c.place or 'no place'}, {c.why}" for t in tables for c in t.columns]
-        reasons += [f"{t.name}: only one column, {t.key!r}" for t in tables if not t.columns]
         raise KnowledgeBaseError(
             f"{knowledge}: no question needs both skills: one column must lead to rows of a table, whose other columns "
             "the model then knows. Add such a column, or write the recipe by hand.\n  "

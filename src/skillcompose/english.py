@@ -207,7 +207,7 @@ def _verb(words: list[str]) -> tuple[str, str, str, str] | None:
     if len(words) == 1 and words[0] in TAILS:
         words = [words[0], TAILS[words[0]]]
     first, last = words[0], words[-1]
-    if first in VERBS:
+    if first in VERBS and last not in PREPOSITIONS:  # what X sells, and to whom
         return " ".join(words[1:]), "does", _inflect().plural_verb(first), first
     if len(words) < 2 or last not in PREPOSITIONS:
         return None

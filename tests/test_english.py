@@ -53,6 +53,8 @@ def test_a_plain_singular_noun_keeps_its_wordings_byte_for_byte(name: str) -> No
         ("uses", "What does X use?", "X uses Y."),
         ("sells_to", "What does X sell to?", "X sells to Y."),
         ("buys_from", "What does X buy from?", "X buys from Y."),
+        ("hr_contact", "What is the HR contact of X?", "The HR contact of X is Y."),
+        ("vpn", "What is the VPN of X?", "The VPN of X is Y."),
         ("managed_by", "What is X managed by?", "X is managed by Y."),
         ("is_part_of", "What is X part of?", "X is part of Y."),
         ("member_of", "What is X a member of?", "X is a member of Y."),

@@ -87,8 +87,8 @@ def _set(words: str) -> frozenset[str]:
 
 
 ACRONYMS = _set(
-    "api aws bic cms cpu crm cve dns erp faq gps gpu html iban id ip isbn json os pdf pos ram sku sla sms sql ssn uri "
-    "url uuid vat"
+    "api aws bic ceo cfo cms cpu crm cto cve dns erp eta eu faq fte gps gpu hq hr html http iban id ip isbn iso json "
+    "kpi os pdf pos qa ram sku sla sms sql ssn uk uri url usa usb uuid vat vpn"
 )
 NAMELESS = _set("name title id key code no number document slug label")
 """Columns that name a row without saying what it is."""

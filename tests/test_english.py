@@ -88,6 +88,8 @@ def test_rows_are_called_by_their_key_or_by_their_table() -> None:
     assert row_noun("staff.xlsx#Team members", "Name") == "team member"
     assert row_noun("crm.sqlite#accounts", "account_id") == "account"
     assert row_noun("*.md", "title") == "row"
+    assert row_noun("employees_export_2024-06.csv", "Full Name") == "employee"
+    assert row_noun("export.csv", "id") == "export"
     assert row_noun("staff.csv", "full name") == row_noun("staff.csv", "DisplayName") == "staff"
     assert row_noun("x.csv", "customer legal name") == "customer" and row_noun("SALES.csv", "name") == "SALES"
 

@@ -93,6 +93,7 @@ ACRONYMS = _set(
 NAMELESS = _set("name title id key code no number document slug label")
 """Columns that name a row without saying what it is."""
 KINDS_OF_NAME = _set("full first last short long display legal common")
+KINDS_OF_TABLE = _set("data dump export extract list table")
 PREPOSITIONS = _set("at by for from in of on to under until with")
 TAILS = {"depends": "on", "relies": "on", "belongs": "to", "reports": "to", "consists": "of"}
 VERBS = _set(
@@ -247,6 +248,8 @@ def row_noun(table: str, key: str) -> str:
         stem = file.rsplit(".", 1)[0]
         named = [name for name in stem.split("/") if not re.search(r"[*?\[]", name)]
         words = spoken(part or (named[-1] if named else "row"))
+        said = (word for word in words if not re.search(r"\d", word) and word.lower() not in KINDS_OF_TABLE)
+        words = list(said) or words
     return singular(" ".join(words).lower() if len(words) > 1 else words[0])
 
 

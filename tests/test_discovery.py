@@ -130,6 +130,14 @@ def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_
     assert [name for name, relation in recipe.facts.relations.items() if relation.sensitive] == ["contact"]
 
 
+def test_relations_have_names_that_can_be_said(company: Path, tmp_path: Path) -> None:
+    rows = [f"{name},team {i % 4},{PEOPLE[i]},seat {i % 3},T{i % 5}" for i, name in enumerate(PRODUCTS)]
+    (company / "staff.csv").write_text("\n".join(["Name,team,Buyer(s),# of seats,T-Shirt", *rows]))
+    recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project", company))
+    names = {found.column: name for name, found in recipe.facts.relations.items() if found.table == "staff.csv"}
+    assert names == {"team": "staff_team", "Buyer(s)": "buyers", "# of seats": "number_of_seats", "T-Shirt": "t-shirt"}
+
+
 def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Path) -> None:
     path = write_project(tmp_path / "project", company)
     found = extract(skillcompose.Recipe.from_yaml(path, {"facts.known": 4}))

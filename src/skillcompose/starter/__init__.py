@@ -7,9 +7,9 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from skillcompose.english import spoken
+from skillcompose.english import row_noun, spoken
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.facts.discovery import Table, discover, stem_of
+from skillcompose.facts.discovery import Table, discover
 
 KNOWN = 160  # subjects whose facts a small model learns in some minutes
 
@@ -90,9 +90,8 @@ def _relations(tables: list[Table]) -> list[str]:
             if not column.place:
                 lines.append(_comment(f"{table.name}, {column.name}: {column.why}"))
                 continue
-            # `ownerId` is `owner_id`: general wordings are made of the name.
-            name = re.sub(r"[\W_]+", "_", " ".join(spoken(column.name))).strip("_").lower() or "column"
-            name = name if name not in taken else re.sub(r"\W+", "_", f"{stem_of(table.name)}_{name}").lower()
+            name = _named(column.name)
+            name = name if name not in taken else _named(f"{row_noun(table.name, table.key)} {name}")
             while name in taken:
                 name += "_2"
             taken.add(name)
@@ -102,6 +101,12 @@ def _relations(tables: list[Table]) -> list[str]:
             lines += [f"      leads_to: {_quoted(column.leads_to)}"] if column.leads_to else []
             lines.append(_commented(f"      place: {column.place}", column.why))
     return lines
+
+
+def _named(column: str) -> str:
+    """A relation's name, of which general wordings are made: `ownerId` is `owner_id`, `Owner(s)` is `owners`."""
+    said = " ".join(spoken(re.sub(r"^#|#$", " number ", column.replace("(s)", "s"))))
+    return "_".join(re.findall(r"[^\W_]+(?:-[^\W_]+)*", said)).lower() or "column"
 
 
 def _comment(text: str) -> str:

@@ -96,6 +96,15 @@ def test_a_key_is_what_other_columns_name_rows_by(tmp_path: Path) -> None:
     assert guess_key("staff.csv", {"id": ["E1", "E2"], "Full Name": ["Ann Lee", "Bo Kim"]}) == "Full Name"
 
 
+def test_headings_that_every_document_has_do_not_hide_what_names_it(company: Path) -> None:
+    for i, name in enumerate(PRODUCTS):
+        text = f"---\ntitle: The {name} runbook\nproduct: {name}\nlevel: L{i % 3}\n---\n"
+        (company / f"{name}.md").write_text(f"{text}# Contacts\n\n- **Escalation:** {PEOPLE[i % 5]}\n")
+    tables, _ = discover(company)
+    assert [(t.key, t.rows) for t in tables if t.name == "*.md"] == [("product", 12)]
+    assert columns(company)["level"].place == "weights"
+
+
 def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text(
         "part,purpose\n" + "".join(f"p{i}x,it does the job number {i}\n" for i in range(20))

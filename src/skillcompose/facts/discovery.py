@@ -31,6 +31,7 @@ PRIVATE_VALUE = re.compile(
 )
 NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£+-]+Z?$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
+FIELD = 0.3  # share of the headings in documents that have the field which names a row
 LEAST = 8  # values; fewer make no questions
 TEXT = 12  # words in the middle: more is a text, not a value
 DESCRIBES = 4  # words: from here on a value can stand for its row
@@ -67,8 +68,8 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     left_out: dict[str, str] = {}
     tables: list[Table] = []
     for name, rows in _all_rows(folder, left_out).items():
-        named = dict.fromkeys(column for row in rows for column in row)
-        cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in named}
+        every = dict.fromkeys(column for row in rows for column in row)
+        cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in every}
     named_again = [found for columns in cells.values() for values in columns.values() if (found := _repeated(values))]
     for name, columns in cells.items():
         if len(columns) == 1:  # or another delimiter
@@ -78,7 +79,9 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"
             continue
-        tables.append(Table(name, key, len(next(iter(columns.values()))), guess_separator(columns)))
+        named = [place for place, value in enumerate(columns[key]) if value]
+        cells[name] = {column: [values[place] for place in named] for column, values in columns.items()}
+        tables.append(Table(name, key, len(named), guess_separator(cells[name])))
     keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
@@ -161,9 +164,12 @@ def guess_key(table: str, columns: dict[str, list[str]], named_again: Sequence[s
     """The column that names a row: filled and different everywhere, short, and rather called so, or what other columns
     name it by (`named_again`), or words than numbers."""
     stem = re.sub(r"s$", "", stem_of(table).lower())
-    best: tuple[tuple[bool, bool, bool, bool, int], str] | None = None
-    for place, (name, values) in enumerate(columns.items()):
-        if not values or not all(values) or len({normalise(v) for v in values}) < len(values):
+    best: tuple[tuple[bool, bool, bool, bool, bool, int], str] | None = None
+    for place, (name, cells) in enumerate(columns.items()):
+        values = list(filter(None, cells))
+        # A field stands below some headings of a document, and below the others there are other fields.
+        enough = len(cells) * (FIELD if is_document(table) else 1)
+        if not values or len(values) < enough or len({normalise(v) for v in values}) < len(values):
             continue
         if mean(len(v.split()) for v in values) > 6 or _private(name, values):
             continue
@@ -171,7 +177,7 @@ def guess_key(table: str, columns: dict[str, list[str]], named_again: Sequence[s
         rows = set(map(fold, values))
         led_to = any(len(found & rows) >= LINKED * len(found) for found in named_again)
         numbers = mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5
-        score = (not named, not led_to, "name" not in words(name), numbers, place)
+        score = (len(values) < len(cells), not named, not led_to, "name" not in words(name), numbers, place)
         if best is None or score < best[0]:
             best = score, name
     return best[1] if best else None

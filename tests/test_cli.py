@@ -103,6 +103,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("composition.reward=nobody.rewards:score", "no module 'nobody.rewards' is installed"),
         ("composition.reward=broken:score", "broken.py is no Python"),
         ("composition.reward=mine:scor", "did you mean 'score'"),
+        ("model=models/my/llama", "no model folder 'models/my/llama'"),
         ("name=[", "no YAML"),
         ("name", "write KEY=VALUE"),
         ("2024=x", "2024: is not a setting"),

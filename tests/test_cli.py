@@ -107,6 +107,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("name=[", "no YAML"),
         ("name", "write KEY=VALUE"),
         ("2024=x", "2024: is not a setting"),
+        ("xyz=x", "model, name, passages, questions, ..."),
     ],
 )
 def test_what_would_fail_hours_later_is_said_at_once(pair: str, message: str, tmp_path: Path) -> None:

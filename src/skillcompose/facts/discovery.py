@@ -21,7 +21,7 @@ from skillcompose.prompts import normalise
 from skillcompose.tables import read_table, table_names
 
 PRIVATE = {"email", "mail", "phone", "mobile", "fax", "salary", "wage", "iban", "bank", "password", "secret", "token"}
-PRIVATE |= {"birth", "birthday", "birthdate", "ssn", "tax", "address", "passport"}
+PRIVATE |= {"birth", "birthday", "birthdate", "dob", "ssn", "tax", "address", "passport", "bonus", "compensation"}
 CHANGING = {"date", "time", "updated", "created", "modified", "status", "state", "price", "cost", "amount", "total"}
 CHANGING |= {"count", "stock", "quantity", "score", "version", "release"}
 PRIVATE_VALUE = re.compile(

@@ -104,9 +104,11 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("composition.reward=broken:score", "broken.py is no Python"),
         ("composition.reward=mine:scor", "did you mean 'score'"),
         ("adapters.mastery.parametric=[80]", "parametric.0: input should be less than or equal to 1, got 80"),
+        ("model=models/my/llama", "no model folder 'models/my/llama'"),
         ("name=[", "no YAML"),
         ("name", "write KEY=VALUE"),
         ("2024=x", "2024: is not a setting"),
+        ("xyz=x", "model, name, passages, questions, ..."),
     ],
 )
 def test_what_would_fail_hours_later_is_said_at_once(pair: str, message: str, tmp_path: Path) -> None:
@@ -125,6 +127,7 @@ def test_what_would_fail_hours_later_is_said_at_once(pair: str, message: str, tm
         ("# Größe\n".encode("latin-1"), "is not UTF-8"),
         (b"on: 1\n2024: x\nname: n\n", "2024: keys should be strings"),
         (b"facts:\n  relations:\n    a: {}\n    b: {}\n    a: {}\n", "'a' stands twice"),
+        (b"name: n\nknowledge_base: {{ folder }}\n", "unhashable key"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_one_message(written: bytes, message: str, tmp_path: Path) -> None:
@@ -163,6 +166,8 @@ def test_init_writes_a_project_that_checks_and_plans(tmp_path: Path) -> None:
     assert code == 0 and out.count("run ") >= 7
     code, _, err = invoke("init", str(tmp_path / "mine"))
     assert code == 1 and "not empty" in err
+    code, _, err = invoke("init", str(tmp_path / "mine" / "recipes" / "own-folder.yaml" / "inside"))
+    assert code == 1 and "cannot be written (Not a directory); name another folder" in err
 
 
 def test_doctor_says_what_the_machine_can_do() -> None:

@@ -1,5 +1,6 @@
 """A folder's tables proposed as facts: keys, links, what goes into the weights and what never does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,10 @@ def columns(folder: Path) -> dict[str, Column]:
 
 
 def test_keys_links_and_placement_are_proposed_with_a_reason(company: Path) -> None:
+    (company / "bars.csv").write_text("product|office\n" + "".join(f"{name}|x\n" for name in PRODUCTS))
     tables, left_out = discover(company)
     assert {table.name: table.key for table in tables} == {"customers.csv": "customer", "products.csv": "product"}
-    assert set(left_out) == {"log.csv"}
+    assert set(left_out) == {"log.csv", "bars.csv"} and left_out["bars.csv"] == "only one column, 'product|office'"
     found = columns(company)
     assert {name: column.place for name, column in found.items()} == {
         "uses": "index",
@@ -52,14 +54,14 @@ def test_keys_links_and_placement_are_proposed_with_a_reason(company: Path) -> N
 
 
 def test_words_of_a_columns_name_count_not_its_letters(tmp_path: Path) -> None:
-    rows = [f"{name},{i % 3}land,{i}@x.example,team {i % 4}" for i, name in enumerate(PEOPLE)]
-    (tmp_path / "people.csv").write_text("\n".join(["id,country,email,team", *rows]))
+    rows = [f"{name},{i % 3}land,{i}@x.example,team {i % 4},1990-01-{i + 10}" for i, name in enumerate(PEOPLE)]
+    (tmp_path / "people.csv").write_text("\n".join(["id,country,email,team,DOB", *rows]))
     (tmp_path / "calls.csv").write_text("\n".join(["no", *(f"call {i}" for i in range(9))]))
     (tmp_path / "list.json").write_text('["a", "b"]')
     tables, left_out = discover(tmp_path)
     found = columns(tmp_path)
     assert "changes" not in found["country"].why
-    assert "private" in found["email"].why
+    assert "private" in found["email"].why and "private" in found["DOB"].why
     assert next(t.key for t in tables if t.name == "people.csv") == "id"
     assert "no list of objects" in left_out["list.json"]
 
@@ -70,10 +72,37 @@ def test_dates_are_no_phone_numbers(tmp_path: Path) -> None:
     assert {name for name, column in columns(tmp_path).items() if column.sensitive} == {"call"}
 
 
+def test_times_of_json_exports_are_no_knowledge(company: Path) -> None:
+    days = [f"2024-05-0{i % 9 + 1}T10:00:00" for i in range(12)]
+    rows = [{"product": n, "seen": f"{d}Z", "left": f"{d}.5+02:00"} for n, d in zip(PRODUCTS, days, strict=True)]
+    (company / "more.json").write_text(json.dumps(rows))
+    assert [columns(company)[name].place for name in ("seen", "left")] == ["index", "index"]
+
+
 def test_a_key_is_a_short_name_rather_than_a_number() -> None:
     assert guess_key("parts.csv", {"no": ["1", "2"], "text": ["a " * 9, "b " * 9], "name": ["x", "y"]}) == "name"
     assert guess_key("parts.csv", {"no": ["1", "2"], "kind": ["x", "x"]}) == "no"
     assert guess_key("parts.csv", {"kind": ["x", "X"]}) is None
+
+
+def test_a_key_is_what_other_columns_name_rows_by(tmp_path: Path) -> None:
+    staff = [f"E{i},{name},{PEOPLE[i // 4]},S-{i % 5}" for i, name in enumerate(PEOPLE)]
+    (tmp_path / "staff.csv").write_text("\n".join(["Employee ID,Full Name,Manager,Site", *staff]))
+    (tmp_path / "sites.csv").write_text("site name,no,city\n" + "".join(f"Site {i},S-{i},city {i}\n" for i in range(9)))
+    tables, _ = discover(tmp_path)
+    assert {table.name: table.key for table in tables} == {"staff.csv": "Full Name", "sites.csv": "no"}
+    found = columns(tmp_path)
+    assert (found["Manager"].leads_to, found["Site"].leads_to) == ("staff.csv", "sites.csv")
+    assert guess_key("staff.csv", {"id": ["E1", "E2"], "Full Name": ["Ann Lee", "Bo Kim"]}) == "Full Name"
+
+
+def test_headings_that_every_document_has_do_not_hide_what_names_it(company: Path) -> None:
+    for i, name in enumerate(PRODUCTS):
+        text = f"---\ntitle: The {name} runbook\nproduct: {name}\nlevel: L{i % 3}\n---\n"
+        (company / f"{name}.md").write_text(f"{text}# Contacts\n\n- **Escalation:** {PEOPLE[i % 5]}\n")
+    tables, _ = discover(company)
+    assert [(t.key, t.rows) for t in tables if t.name == "*.md"] == [("product", 12)]
+    assert columns(company)["level"].place == "weights"
 
 
 def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tmp_path: Path) -> None:
@@ -84,6 +113,14 @@ def test_a_value_that_names_one_row_leads_to_it_from_any_table_about_the_same(tm
     found = columns(tmp_path)
     assert (found["purpose"].reversed, found["purpose"].place) == (True, "index")
     assert found["owner"].place == "weights"
+
+
+def test_tables_with_the_same_row_numbers_are_not_about_the_same_things(tmp_path: Path) -> None:
+    tickets = "".join(f"{i},the printer on floor {i} is broken,team {i % 3}\n" for i in range(20))
+    (tmp_path / "tickets.csv").write_text("id,subject,team\n" + tickets)
+    (tmp_path / "orders.csv").write_text("id,carrier\n" + "".join(f"{i},carrier {i % 2}\n" for i in range(30)))
+    found = columns(tmp_path)
+    assert (found["team"].place, found["carrier"].place) == ("weights", "index")
 
 
 def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_out(
@@ -100,6 +137,14 @@ def test_init_writes_a_recipe_for_a_folder_that_checks_and_keeps_private_values_
     assert {f.relation for f in facts if f.skill is Skill.PARAMETRIC} == {"team", "team_name"}
     assert all("@" not in f.object for f in facts if f.skill is Skill.PARAMETRIC)
     assert [name for name, relation in recipe.facts.relations.items() if relation.sensitive] == ["contact"]
+
+
+def test_relations_have_names_that_can_be_said(company: Path, tmp_path: Path) -> None:
+    rows = [f"{name},team {i % 4},{PEOPLE[i]},seat {i % 3},T{i % 5}" for i, name in enumerate(PRODUCTS)]
+    (company / "staff.csv").write_text("\n".join(["Name,team,Buyer(s),# of seats,T-Shirt", *rows]))
+    recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project", company))
+    names = {found.column: name for name, found in recipe.facts.relations.items() if found.table == "staff.csv"}
+    assert names == {"team": "staff_team", "Buyer(s)": "buyers", "# of seats": "number_of_seats", "T-Shirt": "t-shirt"}
 
 
 def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Path) -> None:

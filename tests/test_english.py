@@ -51,6 +51,10 @@ def test_a_plain_singular_noun_keeps_its_wordings_byte_for_byte(name: str) -> No
         ("depends", "What does X depend on?", "X depends on Y."),
         ("relies_on", "What does X rely on?", "X relies on Y."),
         ("uses", "What does X use?", "X uses Y."),
+        ("sells_to", "What does X sell to?", "X sells to Y."),
+        ("buys_from", "What does X buy from?", "X buys from Y."),
+        ("hr_contact", "What is the HR contact of X?", "The HR contact of X is Y."),
+        ("vpn", "What is the VPN of X?", "The VPN of X is Y."),
         ("managed_by", "What is X managed by?", "X is managed by Y."),
         ("is_part_of", "What is X part of?", "X is part of Y."),
         ("member_of", "What is X a member of?", "X is a member of Y."),
@@ -84,6 +88,8 @@ def test_rows_are_called_by_their_key_or_by_their_table() -> None:
     assert row_noun("staff.xlsx#Team members", "Name") == "team member"
     assert row_noun("crm.sqlite#accounts", "account_id") == "account"
     assert row_noun("*.md", "title") == "row"
+    assert row_noun("employees_export_2024-06.csv", "Full Name") == "employee"
+    assert row_noun("export.csv", "id") == "export"
     assert row_noun("staff.csv", "full name") == row_noun("staff.csv", "DisplayName") == "staff"
     assert row_noun("x.csv", "customer legal name") == "customer" and row_noun("SALES.csv", "name") == "SALES"
 

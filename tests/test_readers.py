@@ -158,6 +158,21 @@ def test_every_column_of_a_table_is_kept_or_the_table_is_refused(tmp_path: Path)
             read_table(tmp_path, name)
 
 
+def test_what_programs_write_around_a_table_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",name , age,\n0,Ann,41,\n1,Bo,,\n,,,\n")
+    assert columns(tmp_path, "a.csv") == ["name", "age"]
+    rows = [{"name": "Ann", "age": "41"}, {"name": "Bo", "age": ""}]
+    assert [row for _, row in read_table(tmp_path, "a.csv")] == rows
+
+
+@pytest.mark.parametrize(
+    "text", ['a;"b, c"\n1;2,5\n', "a;b, c;d\n1;2,5;3\n", 'a\t"b, c"\n1\t2,5\n', 'a,"b; c; d"\n1,"2,5"\n']
+)
+def test_columns_are_parted_by_what_parts_most_names(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    assert list(read_table(tmp_path, "a.csv")[0][1].values())[:2] == ["1", "2,5"]
+
+
 @pytest.mark.parametrize("name", HOSTILE_TABLES)
 def test_a_broken_table_is_one_clear_error(tmp_path: Path, recipe_file: Path, name: str) -> None:
     import yaml

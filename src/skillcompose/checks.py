@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from skillcompose.builtin import BUILTIN
+from skillcompose.builtin import BUILTIN, own_folder
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.libraries import LIBRARY_SETTINGS, nearest, problems_at
 from skillcompose.recipe import Recipe, path_relations
@@ -176,7 +176,7 @@ def _check_models(named: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
         if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:
             valid = [f"builtin:{known}" for known in BUILTIN]
             problems.append((place, f"no built-in model {name!r}" + nearest(name, valid)))
-        elif name.startswith((".", "/", "~")) and not (beside / Path(name).expanduser()).is_dir():
+        elif (name.startswith((".", "/", "~")) or name.count("/") > 1) and not own_folder(name, beside):
             problems.append((place, f"no model folder {name!r}"))
     return problems
 

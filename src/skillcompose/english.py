@@ -87,12 +87,13 @@ def _set(words: str) -> frozenset[str]:
 
 
 ACRONYMS = _set(
-    "api aws bic cms cpu crm cve dns erp faq gps gpu html iban id ip isbn json os pdf pos ram sku sla sms sql ssn uri "
-    "url uuid vat"
+    "api aws bic ceo cfo cms cpu crm cto cve dns erp eta eu faq fte gps gpu hq hr html http iban id ip isbn iso json "
+    "kpi os pdf pos qa ram sku sla sms sql ssn uk uri url usa usb uuid vat vpn"
 )
 NAMELESS = _set("name title id key code no number document slug label")
 """Columns that name a row without saying what it is."""
 KINDS_OF_NAME = _set("full first last short long display legal common")
+KINDS_OF_TABLE = _set("data dump export extract list table")
 PREPOSITIONS = _set("at by for from in of on to under until with")
 TAILS = {"depends": "on", "relies": "on", "belongs": "to", "reports": "to", "consists": "of"}
 VERBS = _set(
@@ -207,7 +208,7 @@ def _verb(words: list[str]) -> tuple[str, str, str, str] | None:
     if len(words) == 1 and words[0] in TAILS:
         words = [words[0], TAILS[words[0]]]
     first, last = words[0], words[-1]
-    if first in VERBS:
+    if first in VERBS and last not in PREPOSITIONS:  # what X sells, and to whom
         return " ".join(words[1:]), "does", _inflect().plural_verb(first), first
     if len(words) < 2 or last not in PREPOSITIONS:
         return None
@@ -247,6 +248,8 @@ def row_noun(table: str, key: str) -> str:
         stem = file.rsplit(".", 1)[0]
         named = [name for name in stem.split("/") if not re.search(r"[*?\[]", name)]
         words = spoken(part or (named[-1] if named else "row"))
+        said = (word for word in words if not re.search(r"\d", word) and word.lower() not in KINDS_OF_TABLE)
+        words = list(said) or words
     return singular(" ".join(words).lower() if len(words) > 1 else words[0])
 
 

@@ -82,8 +82,11 @@ TRAINING_ARGUMENTS = [
 
 def nearest(name: str, valid: Any) -> str:
     """The end of a message about a name that is not valid: the one that was meant, or those there are."""
-    found = difflib.get_close_matches(name, [str(option) for option in valid], n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; valid: {', '.join(sorted(map(str, valid))[:12])}"
+    options = sorted(map(str, valid))
+    if found := difflib.get_close_matches(name, options, n=1, cutoff=0.5):
+        return f"; did you mean {found[0]!r}?"
+    more = ["..."] if len(options) > 12 else []
+    return f"; valid: {', '.join(options[:12] + more)}" if options else "; there is none"
 
 
 @cache

@@ -63,9 +63,9 @@ MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
     Stage("passages", 4, (), ("passages", "index.embedder")),
-    Stage("facts", 2, ("passages",), ("facts",)),
-    Stage("index", 4, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 6, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("facts", 3, ("passages",), ("facts",)),
+    Stage("index", 5, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 7, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         6,

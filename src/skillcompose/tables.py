@@ -5,6 +5,7 @@ A table is named by its file, and by `#` and a name where a file holds several: 
 
 import csv
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -89,14 +90,17 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
     if kind in TEXTS:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path))
-            yield _header(list(reader.fieldnames or []))
+            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            yield _header(names)
             for row in reader:
                 # Cells behind the last column are listed under None: mostly a comma that no quotes protect.
                 if any(row.pop(None, ())):
                     raise Unreadable(f"has more cells in line {reader.line_num} than in its header")
                 if any("\0" in value for value in row.values()):
                     raise Unreadable(f"holds NUL in line {reader.line_num}, so it is no text")
-                yield reader.line_num, row
+                row.pop("", None)  # pandas writes row numbers below no name, Excel empty columns and rows
+                if any(map(str.strip, row.values())):
+                    yield reader.line_num, row
     elif kind in DATABASES:
         if part not in _parts(path):
             raise Unreadable(f"has no table {part!r}; it has {', '.join(_parts(path)) or 'none'}")
@@ -132,9 +136,9 @@ def _delimiter(path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig") as lines:
-        header = lines.readline()
-    # Where the comma is decimal, programs write semicolons.
-    return ";" if ";" in header and "," not in header else ","
+        header = re.sub(r'"[^"]*"', "", lines.readline())
+    # Where the comma is decimal, programs write semicolons; a column may be called "Price, net" all the same.
+    return max(",;\t", key=header.count)
 
 
 def _cells(names: list[str], rows: Iterator[tuple[int, tuple[Any, ...]]] | enumerate[Any]) -> Iterator[Row]:

@@ -9,6 +9,7 @@ The rules are few and each leaves its reason behind, so that a person can read t
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
@@ -20,7 +21,7 @@ from skillcompose.prompts import normalise
 from skillcompose.tables import read_table, table_names
 
 PRIVATE = {"email", "mail", "phone", "mobile", "fax", "salary", "wage", "iban", "bank", "password", "secret", "token"}
-PRIVATE |= {"birth", "birthday", "birthdate", "ssn", "tax", "address", "passport"}
+PRIVATE |= {"birth", "birthday", "birthdate", "dob", "ssn", "tax", "address", "passport", "bonus", "compensation"}
 CHANGING = {"date", "time", "updated", "created", "modified", "status", "state", "price", "cost", "amount", "total"}
 CHANGING |= {"count", "stock", "quantity", "score", "version", "release"}
 PRIVATE_VALUE = re.compile(
@@ -28,8 +29,9 @@ PRIVATE_VALUE = re.compile(
     r"|^(?!\d{4}[-/]\d\d?[-/]\d\d?$|\d\d?[-/]\d\d?[-/]\d{4}$)\+?[\d ()/-]{9,}$"  # no dates
     r"|^[A-Z]{2}\d{2}[A-Z0-9 ]{11,}$"
 )
-NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£-]+$")
+NUMBER_OR_DATE = re.compile(r"^[-+]?[\d.,: /T%€$£+-]+Z?$")
 LINKED = 0.5  # share of a column's values that are keys of the table it leads to
+FIELD = 0.3  # share of the headings in documents that have the field which names a row
 LEAST = 8  # values; fewer make no questions
 TEXT = 12  # words in the middle: more is a text, not a value
 DESCRIBES = 4  # words: from here on a value can stand for its row
@@ -66,14 +68,20 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     left_out: dict[str, str] = {}
     tables: list[Table] = []
     for name, rows in _all_rows(folder, left_out).items():
-        named = dict.fromkeys(column for row in rows for column in row)
-        columns = {column: [row.get(column, "").strip() for row in rows] for column in named}
-        key = guess_key(name, columns)
+        every = dict.fromkeys(column for row in rows for column in row)
+        cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in every}
+    named_again = [found for columns in cells.values() for values in columns.values() if (found := _repeated(values))]
+    for name, columns in cells.items():
+        if len(columns) == 1:  # or another delimiter
+            left_out[name] = f"only one column, {next(iter(columns))!r}"
+            continue
+        key = guess_key(name, columns, named_again)
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"
             continue
-        cells[name] = columns
-        tables.append(Table(name, key, len(rows), guess_separator(columns)))
+        named = [place for place, value in enumerate(columns[key]) if value]
+        cells[name] = {column: [values[place] for place in named] for column, values in columns.items()}
+        tables.append(Table(name, key, len(named), guess_separator(cells[name])))
     keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
@@ -93,10 +101,16 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     # A row can be spoken of by a value that no other row has; then nothing has to link to its table.
     reached |= {table.name for table in tables for column in table.columns if column.reversed}
     # Tables about the same things: a hop to a row of one is a hop to the row of the other.
-    reached |= {a for a in keys for b in reached if len(keys[a] & keys[b]) >= LINKED * len(keys[a])}
+    reached |= {a for a in keys for b in reached if _same_things(keys[a], keys[b])}
     for table in tables:
         _place_the_rest(table, cells[table.name], table.name in reached)
     return tables, left_out
+
+
+def _same_things(keys: set[str], others: set[str]) -> bool:
+    shared = keys & others
+    # Any two tables have the numbers from 1 to 9 in common; questions will not go from one to the other either.
+    return len(shared) >= LINKED * len(keys) and not all(map(str.isdigit, shared))
 
 
 def _all_rows(folder: Path, left_out: dict[str, str]) -> dict[str, list[dict[str, str]]]:
@@ -139,17 +153,31 @@ def _told_apart(values: list[str]) -> float:
     return (found.total() - found.most_common(1)[0][1]) / len(values) if found else 0.0
 
 
-def guess_key(table: str, columns: dict[str, list[str]]) -> str | None:
-    """The column that names a row: filled and different everywhere, short, and rather words than numbers."""
+def _repeated(values: list[str]) -> set[str]:
+    """The values of a column that holds some of them again and again, as one does that names rows of a table."""
+    filled = list(filter(None, values))
+    found = {fold(value) for value in set(filled)}
+    return found if 3 <= len(found) < len(filled) and not _numbers(filled) else set()
+
+
+def guess_key(table: str, columns: dict[str, list[str]], named_again: Sequence[set[str]] = ()) -> str | None:
+    """The column that names a row: filled and different everywhere, short, and rather called so, or what other columns
+    name it by (`named_again`), or words than numbers."""
     stem = re.sub(r"s$", "", stem_of(table).lower())
-    best: tuple[tuple[bool, bool, int], str] | None = None
-    for place, (name, values) in enumerate(columns.items()):
-        if not values or not all(values) or len({normalise(v) for v in values}) < len(values):
+    best: tuple[tuple[bool, bool, bool, bool, bool, int], str] | None = None
+    for place, (name, cells) in enumerate(columns.items()):
+        values = list(filter(None, cells))
+        # A field stands below some headings of a document, and below the others there are other fields.
+        enough = len(cells) * (FIELD if is_document(table) else 1)
+        if not values or len(values) < enough or len({normalise(v) for v in values}) < len(values):
             continue
         if mean(len(v.split()) for v in values) > 6 or _private(name, values):
             continue
-        named = name.lower() in (stem, "name", "title", f"{stem}_name", "key", "code")
-        score = (not named, mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5, place)
+        named = name.lower() in (stem, "name", "title", "key", "code")
+        rows = set(map(fold, values))
+        led_to = any(len(found & rows) >= LINKED * len(found) for found in named_again)
+        numbers = mean(bool(NUMBER_OR_DATE.match(v)) for v in values) > 0.5
+        score = (len(values) < len(cells), not named, not led_to, "name" not in words(name), numbers, place)
         if best is None or score < best[0]:
             best = score, name
     return best[1] if best else None

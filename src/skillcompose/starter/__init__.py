@@ -7,9 +7,9 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from skillcompose.english import spoken
+from skillcompose.english import row_noun, spoken
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.facts.discovery import Table, discover, stem_of
+from skillcompose.facts.discovery import Table, discover
 
 KNOWN = 160  # subjects whose facts a small model learns in some minutes
 
@@ -21,8 +21,8 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
         The recipe's path.
 
     Raises:
-        KnowledgeBaseError: The folder has something in it, and nothing is overwritten; or no table of `knowledge`
-            gives facts.
+        KnowledgeBaseError: The folder has something in it, and nothing is overwritten; or it cannot be made; or no
+            table of `knowledge` gives facts.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KnowledgeBaseError(f"{folder} is not empty; name a new folder")
@@ -30,7 +30,11 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
     recipe = folder / "recipes" / "own-folder.yaml"
     with as_file(files("skillcompose.starter")) as source:
         for name in ("recipes",) if knowledge else ("recipes", "knowledge"):
-            shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            try:
+                shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            except OSError as error:
+                why = error.strerror or error
+                raise KnowledgeBaseError(f"{folder} cannot be written ({why}); name another folder") from error
     if knowledge is not None and proposed is not None:
         text = recipe.read_text(encoding="utf-8")
         # Not the starter's: two projects must not share a run.
@@ -60,7 +64,6 @@ def proposal(knowledge: Path) -> str:
     if not {"weights", "index"} <= places:
         reasons = [f"{name}: {why}" for name, why in left_out.items()]
         reasons += [f"{t.name}: {c.name}: {c.place or 'no place'}, {c.why}" for t in tables for c in t.columns]
-        reasons += [f"{t.name}: only one column, {t.key!r}" for t in tables if not t.columns]
         raise KnowledgeBaseError(
             f"{knowledge}: no question needs both skills: one column must lead to rows of a table, whose other columns "
             "the model then knows. Add such a column, or write the recipe by hand.\n  "
@@ -87,9 +90,8 @@ def _relations(tables: list[Table]) -> list[str]:
             if not column.place:
                 lines.append(_comment(f"{table.name}, {column.name}: {column.why}"))
                 continue
-            # `ownerId` is `owner_id`: general wordings are made of the name.
-            name = re.sub(r"[\W_]+", "_", " ".join(spoken(column.name))).strip("_").lower() or "column"
-            name = name if name not in taken else re.sub(r"\W+", "_", f"{stem_of(table.name)}_{name}").lower()
+            name = _named(column.name)
+            name = name if name not in taken else _named(f"{row_noun(table.name, table.key)} {name}")
             while name in taken:
                 name += "_2"
             taken.add(name)
@@ -99,6 +101,12 @@ def _relations(tables: list[Table]) -> list[str]:
             lines += [f"      leads_to: {_quoted(column.leads_to)}"] if column.leads_to else []
             lines.append(_commented(f"      place: {column.place}", column.why))
     return lines
+
+
+def _named(column: str) -> str:
+    """A relation's name, of which general wordings are made: `ownerId` is `owner_id`, `Owner(s)` is `owners`."""
+    said = " ".join(spoken(re.sub(r"^#|#$", " number ", column.replace("(s)", "s"))))
+    return "_".join(re.findall(r"[^\W_]+(?:-[^\W_]+)*", said)).lower() or "column"
 
 
 def _comment(text: str) -> str:

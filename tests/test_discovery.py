@@ -1,12 +1,14 @@
 """A folder's tables proposed as facts: keys, links, what goes into the weights and what never does."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import skillcompose
-from skillcompose.errors import KnowledgeBaseError
+from skillcompose.errors import KnowledgeBaseError, RecipeError
 from skillcompose.facts import extract
 from skillcompose.facts.discovery import Column, discover, guess_key
 from skillcompose.starter import write_project
@@ -94,6 +96,36 @@ def test_a_key_is_what_other_columns_name_rows_by(tmp_path: Path) -> None:
     found = columns(tmp_path)
     assert (found["Manager"].leads_to, found["Site"].leads_to) == ("staff.csv", "sites.csv")
     assert guess_key("staff.csv", {"id": ["E1", "E2"], "Full Name": ["Ann Lee", "Bo Kim"]}) == "Full Name"
+
+
+def test_numbers_that_name_rows_of_another_table_become_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "crm"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "crm.sqlite")) as database:
+        database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, full_name TEXT, office TEXT)")
+        database.execute(
+            "CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT, manager_id REFERENCES users, city TEXT)"
+        )
+        users = [(i + 100, name, f"office {i % 5}") for i, name in enumerate(PEOPLE)]
+        database.executemany("INSERT INTO users VALUES (?, ?, ?)", users)
+        accounts = [(i + 1, name, 100 + i, f"city {i % 4}") for i, name in enumerate(PRODUCTS)]
+        database.executemany("INSERT INTO accounts VALUES (?, ?, ?, ?)", [*accounts, (99, "Lost", 7, "")])
+        database.commit()
+    rows = [f"{name},{i % 12 + 1}" for i, name in enumerate(PEOPLE)]
+    (folder / "Products.csv").write_text(
+        "ProductId,product\n" + "".join(f"{i + 1},{n}\n" for i, n in enumerate(PRODUCTS))
+    )
+    (folder / "contacts.csv").write_text("\n".join(["contact,productId", *rows]) + "\n")
+    recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project", folder))
+    manager, product = recipe.relation("manager"), recipe.relation("product")
+    assert (manager.leads_to, product.leads_to) == ("crm.sqlite#users", "Products.csv")
+    assert recipe.facts.tables["crm.sqlite#users"].id == "id" and recipe.facts.tables["Products.csv"].id == "ProductId"
+    found = extract(recipe)
+    said = {(fact.relation, fact.subject): fact.object for fact in found.facts}
+    assert said["manager", "Payline"] == "Ann Lee" and said["product", "Ann Lee"] == "Payline"
+    assert found.dropped["manager: no row of crm.sqlite#users has such a number"] == 1
+    with pytest.raises(RecipeError, match=r"facts\.tables\.Products\.csv\.id: no column 'no'"):
+        skillcompose.Recipe.from_yaml(recipe.source, {"facts.tables": {"Products.csv": {"key": "product", "id": "no"}}})
 
 
 def test_headings_that_every_document_has_do_not_hide_what_names_it(company: Path) -> None:

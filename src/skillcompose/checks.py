@@ -105,15 +105,15 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 problems.append((f"facts.tables.{name}", "no such table" + nearest(name, tables)))
                 continue
             try:
-                wanted = {r.column for r in recipe.facts.relations.values() if r.table == name} | {table.key}
-                columns[name] = columns_of(recipe.folder, name, wanted)
+                wanted = {r.column for r in recipe.facts.relations.values() if r.table == name} | {table.key, table.id}
+                columns[name] = columns_of(recipe.folder, name, wanted - {""})
             except KnowledgeBaseError as error:
                 problems.append((f"facts.tables.{name}", str(error)))
                 continue
-            if table.key not in columns[name]:
-                problems.append(
-                    (f"facts.tables.{name}.key", f"no column {table.key!r}" + nearest(table.key, columns[name]))
-                )
+            for field, column in (("key", table.key), ("id", table.id)):
+                if (column or field == "key") and column not in columns[name]:
+                    hint = nearest(column, columns[name])
+                    problems.append((f"facts.tables.{name}.{field}", f"no column {column!r}{hint}"))
     for number, pattern in enumerate(recipe.facts.sensitive):
         try:
             re.compile(pattern)

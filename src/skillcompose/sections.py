@@ -26,6 +26,9 @@ class Table(Section):
 
     key: str
     """Column that names the row."""
+    id: str = ""
+    """Column by whose numbers other tables name its rows, where that is not the key. Relations that lead here
+    (`leads_to`) are then about the rows' names."""
     limit: int | None = Field(None, ge=1)
     """Use the first N rows only."""
     separator: str = ""

@@ -58,6 +58,18 @@ def read_table(folder: Path, name: str, limit: int | None = None) -> list[Row]:
     return _read(folder, name, 1, None if limit is None else limit + 1)
 
 
+def foreign_keys(folder: Path, name: str) -> dict[str, tuple[str, str]]:
+    """Column -> (table, column) that a database declares it to name rows of; empty for other tables."""
+    file, _, part = name.rpartition("#")
+    if not file.lower().endswith(DATABASES):
+        return {}
+    with closing(_database(folder / file)) as database:
+        pairs = database.execute('SELECT "table", "from", "to" FROM pragma_foreign_key_list(?)', (part,)).fetchall()
+        query = "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p WHERE p.pk"
+        keys = dict(database.execute(query).fetchall())
+    return {column: (f"{file}#{table}", to or keys.get(table, "")) for table, column, to in pairs}
+
+
 def _read(folder: Path, name: str, first: int, last: int | None) -> list[Row]:
     try:
         return list(islice(_rows(folder, name), first, last))

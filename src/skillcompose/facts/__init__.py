@@ -61,6 +61,9 @@ def extract(recipe: Recipe) -> Extraction:
     dropped: Counter[str] = Counter()
     tables, relations = recipe.facts.tables, recipe.facts.relations
     rows = {name: rows_of(recipe.folder, name, table.limit) for name, table in tables.items()}
+    for name, relation in relations.items():
+        if not relation.reversed and relation.leads_to and tables[relation.leads_to].id:
+            _name_rows(name, relation, tables, rows, dropped)
     keys = {name: [_line(row.get(table.key, "")) for _, row in rows[name]] for name, table in tables.items()}
     entities = Entities(keys, recipe.facts.aliases)
     for relation in relations.values():
@@ -81,6 +84,21 @@ def extract(recipe: Recipe) -> Extraction:
     if recipe.facts.known:
         facts = _without_unknown(facts, recipe.facts.known, dropped)
     return Extraction(facts, dropped, entities, _links(facts, keys, entities))
+
+
+def _name_rows(
+    name: str, relation: Relation, tables: dict[str, Table], rows: dict[str, list[Row]], dropped: Counter[str]
+) -> None:
+    """The names of rows in the place of their numbers."""
+    target, table = tables[relation.leads_to], tables[relation.table]
+    names = {row.get(target.id, "").strip(): _line(row.get(target.key, "")) for _, row in rows[relation.leads_to]}
+    known = set(names.values())
+    for _, row in rows[relation.table]:
+        values = _values(row.get(relation.column, ""), table)
+        found = [value if value in known else names.get(value, "") for value in values]
+        if "" in found:
+            dropped[f"{name}: no row of {relation.leads_to} has such a number"] += found.count("")
+        row[relation.column] = table.separator.join(filter(None, found))
 
 
 def _facts(

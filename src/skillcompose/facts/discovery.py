@@ -17,6 +17,7 @@ from statistics import mean, median
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.documents import is_document, proposed
 from skillcompose.facts.entities import loose
+from skillcompose.facts.references import references
 from skillcompose.prompts import normalise
 from skillcompose.tables import read_table, table_names
 
@@ -56,6 +57,8 @@ class Table:
     name: str
     key: str
     rows: int
+    id: str = ""
+    """The column by which other tables name its rows, where that is not the key."""
     separator: str = ""
     columns: list[Column] = field(default_factory=list)
     led_to_by: list[str] = field(default_factory=list)
@@ -70,7 +73,13 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     for name, rows in _all_rows(folder, left_out).items():
         every = dict.fromkeys(column for row in rows for column in row)
         cells[name] = {column: [row.get(column, "").strip() for row in rows] for column in every}
-    named_again = [found for columns in cells.values() for values in columns.values() if (found := _repeated(values))]
+    numbers = references(folder, cells)
+    named_again = [
+        found
+        for table, columns in cells.items()
+        for column, values in columns.items()
+        if (table, column) not in numbers and (found := _repeated(values))
+    ]
     for name, columns in cells.items():
         if len(columns) == 1:  # or another delimiter
             left_out[name] = f"only one column, {next(iter(columns))!r}"
@@ -79,20 +88,31 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         if key is None:
             left_out[name] = "no column has another value in every row, so nothing names a row"
             continue
-        named = [place for place, value in enumerate(columns[key]) if value]
-        cells[name] = {column: [values[place] for place in named] for column, values in columns.items()}
-        tables.append(Table(name, key, len(named), guess_separator(cells[name])))
+        filled = [place for place, value in enumerate(columns[key]) if value]
+        cells[name] = {column: [values[place] for place in filled] for column, values in columns.items()}
+        tables.append(Table(name, key, len(filled), separator=guess_separator(cells[name])))
+    by_name = {table.name: table for table in tables}
+    for (name, column), (other, number) in numbers.items():
+        named = name in by_name and other in by_name
+        if named and column != by_name[name].key and number != by_name[other].key:
+            by_name[other].id = number
+            names = dict(zip(cells[other][number], cells[other][by_name[other].key], strict=True))
+            cells[name][column] = [names.get(value, "") for value in cells[name][column]]
     keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
-            if column != table.key and not (is_document(table.name) and column in ("title", "document")):
+            names = (table.key, table.id, *(("title", "document") if is_document(table.name) else ()))
+            if column not in names:
                 single = [v for v in values if v and not (table.separator and table.separator in v)]
-                described = describe(column, single, table, keys)
+                other, number = numbers.get((table.name, column), ("", ""))
+                led = {other: keys[other]} if other in by_name and by_name[other].id == number else keys
+                described = describe(column, single, table, led)
+                if led is not keys:
+                    described.leads_to = other
                 several = sum(map(bool, values)) - len(single)
                 if described.place == "index" and several:
                     described.why += f"; {several} cells hold several values: retrieved, not asked for"
                 table.columns.append(described)
-    by_name = {table.name: table for table in tables}
     for table in tables:
         for link in table.columns:
             if link.leads_to:

@@ -75,7 +75,8 @@ def proposal(knowledge: Path) -> str:
     lines.append("  tables:")
     for table in tables:
         separator = f', separator: "{table.separator}"' if table.separator else ""
-        row = f"{_quoted(table.name)}: {{key: {_quoted(table.key)}{separator}}}"
+        numbered = f", id: {_quoted(table.id)}" if table.id else ""
+        row = f"{_quoted(table.name)}: {{key: {_quoted(table.key)}{numbered}{separator}}}"
         led_to = f"; led to by {', '.join(table.led_to_by)}" if table.led_to_by else ""
         lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}{led_to}"))
     lines += [_comment(f"{name}: left out, {why}") for name, why in left_out.items()]
@@ -85,12 +86,15 @@ def proposal(knowledge: Path) -> str:
 def _relations(tables: list[Table]) -> list[str]:
     lines: list[str] = []
     taken: set[str] = set()
+    numbered = {table.name for table in tables if table.id}
     for table in tables:
         for column in table.columns:
             if not column.place:
                 lines.append(_comment(f"{table.name}, {column.name}: {column.why}"))
                 continue
             name = _named(column.name)
+            if column.leads_to in numbered:
+                name = name.removesuffix("_id")
             name = name if name not in taken else _named(f"{row_noun(table.name, table.key)} {name}")
             while name in taken:
                 name += "_2"

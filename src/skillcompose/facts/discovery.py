@@ -234,7 +234,7 @@ def describe(name: str, values: list[str], table: Table, keys: dict[str, set[str
         column.place, column.leads_to = "index", target
         shared = sum(count for value, count in folded.items() if value in keys[target])
         column.why = f"a link: {shared} of {len(values)} values name rows of {target}"
-    elif words(name) & CHANGING or _numbers(values):
+    elif changes(name) or _numbers(values):
         column.place, column.why = "index", "changes, or is a number: kept where it can be replaced"
     elif len(distinct) == len(values) and mean(len(v.split()) for v in values) >= DESCRIBES:
         column.place, column.reversed = "index", True
@@ -247,13 +247,20 @@ def fold(name: str) -> str:
     return loose(name) or normalise(name)
 
 
-def words(name: str) -> set[str]:
+def words(name: str) -> list[str]:
     """`AccountNo` and `account_no` -> account, no."""
-    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+
+
+def changes(name: str) -> bool:
+    """By the last word of the name: an order's status changes, a cost center or a release manager stays."""
+    return not CHANGING.isdisjoint(words(name)[-1:])
 
 
 def _private(name: str, values: list[str]) -> bool:
-    return bool(words(name) & PRIVATE) or (bool(values) and mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3)
+    return not PRIVATE.isdisjoint(words(name)) or (
+        bool(values) and mean(bool(PRIVATE_VALUE.match(v)) for v in values) > 0.3
+    )
 
 
 def _numbers(values: list[str]) -> bool:

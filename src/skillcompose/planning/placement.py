@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from skillcompose.facts.discovery import CHANGING, PRIVATE, words
+from skillcompose.facts.discovery import PRIVATE, changes, words
 from skillcompose.planning.amounts import Amounts
 from skillcompose.prompts import normalise
 from skillcompose.recipe import Recipe
@@ -80,23 +80,24 @@ def places(facts: list[Fact], recipe: Recipe) -> list[Place]:
 
 def _remark(name: str, relation: Relation, facts: int, values: int, joined: int, chained: int, leads: int) -> str:
     """What the data argue against the place; empty when nothing."""
-    named = words(name) | words(relation.column)
+    changing = changes(name) or changes(relation.column)
+    private = not PRIVATE.isdisjoint(words(name) + words(relation.column))
     against = []
     if not facts:
         return "no fact: is the column empty, or has each subject several values?"
     if relation.place == "weights":
-        if named & CHANGING:
+        if changing:
             against.append("changes often? what the weights know is not replaced: index")
-        if named & PRIVATE:
+        if private:
             against.append("private? it cannot be taken out of the weights again: index, sensitive")
         if not joined:
             against.append("only weights facts lead to it" if chained else "nothing leads to it: no question needs it")
         if values == facts >= FEWEST:
             against.append("as many values as facts: a long tail, each learnt by itself")
     else:
-        if named & PRIVATE and not relation.sensitive:
+        if private and not relation.sensitive:
             against.append("private? then sensitive: true")
-        if facts >= FEWEST and joined >= JOINED * facts and values <= SMALL * facts and not named & CHANGING:
+        if facts >= FEWEST and joined >= JOINED * facts and values <= SMALL * facts and not changing:
             against.append("often joined, few values: the weights could know it")
         if not leads and not joined and not relation.sensitive:
             against.append("leads to no known subject: only read")

@@ -40,6 +40,11 @@ def table_names(folder: Path) -> list[str]:
     return found
 
 
+def stem_of(name: str) -> str:
+    """`data/people.csv` -> people, `crm.sqlite#people` -> people."""
+    return re.split(r"[./#]", name)[-1 if "#" in name else -2]
+
+
 def columns(folder: Path, name: str) -> list[str]:
     """Names of a table's columns.
 

@@ -19,7 +19,7 @@ from skillcompose.facts.documents import is_document, proposed
 from skillcompose.facts.entities import loose
 from skillcompose.facts.references import references
 from skillcompose.prompts import normalise
-from skillcompose.tables import read_table, table_names
+from skillcompose.tables import read_table, stem_of, table_names
 
 PRIVATE = {"email", "mail", "phone", "mobile", "fax", "salary", "wage", "iban", "bank", "password", "secret", "token"}
 PRIVATE |= {"birth", "birthday", "birthdate", "dob", "ssn", "tax", "address", "passport", "bonus", "compensation"}
@@ -92,23 +92,16 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
         cells[name] = {column: [values[place] for place in filled] for column, values in columns.items()}
         tables.append(Table(name, key, len(filled), separator=guess_separator(cells[name])))
     by_name = {table.name: table for table in tables}
-    for (name, column), (other, number) in numbers.items():
-        named = name in by_name and other in by_name
-        if named and column != by_name[name].key and number != by_name[other].key:
-            by_name[other].id = number
-            names = dict(zip(cells[other][number], cells[other][by_name[other].key], strict=True))
-            cells[name][column] = [names.get(value, "") for value in cells[name][column]]
+    renamed = _name_rows(by_name, cells, numbers)
     keys = {table.name: {fold(value) for value in cells[table.name][table.key]} for table in tables}
     for table in tables:
         for column, values in cells[table.name].items():
             names = (table.key, table.id, *(("title", "document") if is_document(table.name) else ()))
             if column not in names:
                 single = [v for v in values if v and not (table.separator and table.separator in v)]
-                other, number = numbers.get((table.name, column), ("", ""))
-                led = {other: keys[other]} if other in by_name and by_name[other].id == number else keys
-                described = describe(column, single, table, led)
-                if led is not keys:
-                    described.leads_to = other
+                target = renamed.get((table.name, column), "")
+                described = describe(column, single, table, {target: keys[target]} if target else keys)
+                described.leads_to = described.leads_to or target
                 several = sum(map(bool, values)) - len(single)
                 if described.place == "index" and several:
                     described.why += f"; {several} cells hold several values: retrieved, not asked for"
@@ -125,6 +118,21 @@ def discover(folder: Path) -> tuple[list[Table], dict[str, str]]:
     for table in tables:
         _place_the_rest(table, cells[table.name], table.name in reached)
     return tables, left_out
+
+
+def _name_rows(
+    tables: dict[str, Table], cells: dict[str, dict[str, list[str]]], numbers: dict[tuple[str, str], tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Put the names of rows in the place of their numbers; returns (table, column) -> the table whose rows they are."""
+    renamed = {}
+    for (name, column), (other, number) in numbers.items():
+        used = name in tables and other in tables
+        if used and column != tables[name].key and number != tables[other].key:
+            tables[other].id = number
+            names = dict(zip(cells[other][number], cells[other][tables[other].key], strict=True))
+            cells[name][column] = [names.get(value, "") for value in cells[name][column]]
+            renamed[name, column] = other
+    return renamed
 
 
 def _same_things(keys: set[str], others: set[str]) -> bool:
@@ -201,11 +209,6 @@ def guess_key(table: str, columns: dict[str, list[str]], named_again: Sequence[s
         if best is None or score < best[0]:
             best = score, name
     return best[1] if best else None
-
-
-def stem_of(table: str) -> str:
-    """`data/people.csv` -> people, `crm.sqlite#people` -> people."""
-    return re.split(r"[./#]", table)[-1 if "#" in table else -2]
 
 
 def guess_separator(columns: dict[str, list[str]]) -> str:

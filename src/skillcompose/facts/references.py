@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from skillcompose.english import singular, spoken
-from skillcompose.tables import foreign_keys
+from skillcompose.tables import foreign_keys, stem_of
 
 Cells = Mapping[str, Mapping[str, list[str]]]
 """Table -> column -> its cells."""
@@ -18,13 +18,15 @@ def references(folder: Path, cells: Cells) -> dict[tuple[str, str], tuple[str, s
     """
     found: dict[tuple[str, str], tuple[str, str]] = {}
     numbered: dict[str, str] = {}
-    called = {singular(_stem(table)): table for table in cells}
+    # Only where a name needs it: the pluraliser takes seconds to load.
+    named = any(spoken(column)[-1] == "ID" for columns in cells.values() for column in columns)
+    called = {singular(" ".join(spoken(stem_of(table))).lower()): table for table in cells} if named else {}
     for table, columns in cells.items():
         declared = foreign_keys(folder, table)
         for column, values in columns.items():
             other, number = declared.get(column) or _by_name(table, column, cells, called)
             rows = cells.get(other, {}).get(number, [])
-            if not _numbers(rows) or not _among(values, set(rows)) or (other, number) == (table, column):
+            if not _distinct(rows) or not _among(values, set(rows)) or (other, number) == (table, column):
                 continue
             if numbered.setdefault(other, number) == number:  # a table of a recipe has one column of ids
                 found[table, column] = other, number
@@ -38,13 +40,7 @@ def _by_name(table: str, column: str, cells: Cells, called: Mapping[str, str]) -
     return other if other != table else "", names.get(column.lower(), names.get("id", ""))
 
 
-def _stem(table: str) -> str:
-    """`data/order_items.csv` -> order items, `crm.sqlite#accounts` -> accounts."""
-    file, _, part = table.rpartition("#")
-    return " ".join(spoken(part if file else part.rsplit(".", 1)[0].rsplit("/", 1)[-1])).lower()
-
-
-def _numbers(values: list[str]) -> bool:
+def _distinct(values: list[str]) -> bool:
     """Whether every row has one of its own."""
     return bool(values) and all(values) and len(set(values)) == len(values)
 

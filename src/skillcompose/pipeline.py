@@ -179,7 +179,8 @@ def evaluated(run: Run) -> Path:
     """The folder of the evaluation; a warning says so if it is not of the present policy."""
     folder = run.require("evaluation")
     if not is_current("evaluation", load_recipe(run), run):
-        logger.warning("What follows was measured before something changed; `skillcompose train` measures again.")
+        older = "What follows is older than the run's inputs, its recipe's settings or this version"
+        logger.warning("%s; `skillcompose train` brings it up to date.", older)
     return folder
 
 

@@ -41,16 +41,15 @@ KEPT = ("rung", "question", "skill", "path", "level", "hops", "bridge", "seen", 
 
 
 class Arm:
-    """What the arms of one seed have in common: the run of `default`, its questions, the model."""
+    """What the arms of one seed have in common: the run that they start from, its questions, the model."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        recipe = skillcompose.Recipe.from_yaml(RECIPE, {"seed": seed})
-        folder = claims.ROOT / "runs" / f"biographies-{seed}"
-        self.run, self.recipe, self.seed = Run(folder), recipe, seed
+    def __init__(self, name: str, recipe: skillcompose.Recipe, run: Run) -> None:
+        self.run, self.recipe, self.seed = run, recipe, recipe.seed
         self.patient = name.endswith(PATIENT)
-        self.work = Work(recipe, folder.with_name(f"{folder.name}-{name}"), self.run, Progress(), allow_unmastered=True)
+        folder = run.folder.with_name(f"{run.folder.name}-{name}")
+        self.work = Work(recipe, folder, run, Progress(), allow_unmastered=True)
         self.work.folder.mkdir(parents=True, exist_ok=True)
-        self.base = resolve(recipe.model)
+        self.base = resolve(recipe.model, recipe.source.parent)
         self.tokenizer = load_tokenizer(self.base)
 
     def questions(self, skill: Skill, split: str = "train") -> list[Question]:

@@ -17,14 +17,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from arms import ARMS, FOLDER, KEPT, PATIENT, Arm
+from arms import ARMS, FOLDER, KEPT, PATIENT, RECIPE, Arm
 
 import skillcompose
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
 from skillcompose.errors import TrainingError
 from skillcompose.evaluation.ladder import Prediction
-from skillcompose.run import STAGE_NAMES, file_digest
+from skillcompose.run import STAGE_NAMES, Run, file_digest
 from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/biographies/run.py"
@@ -49,7 +49,8 @@ def main() -> None:
 
 
 def measure(name: str, seed: int) -> None:
-    arm, failure = Arm(name, seed), None
+    recipe = skillcompose.Recipe.from_yaml(RECIPE, {"seed": seed})
+    arm, failure = Arm(name, recipe, Run(claims.ROOT / "runs" / f"biographies-{seed}")), None
     if name != "default":
         beside_default(arm)
     begin = time.monotonic()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from skillcompose.generation import Sampling, answer_texts, choose, generate
+from skillcompose.generation import Sampling, answer_texts, answers, choose, generate
 from skillcompose.live import Live
 from skillcompose.models import load_base
 
@@ -25,6 +25,17 @@ def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str],
     )
     expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
     assert answer_texts(model, tokenizer, prompts, 20) == [text.strip() for text in expected]
+
+
+def test_an_answers_confidence_is_the_probability_of_its_tokens(tiny_model: Path) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    prompts = ["Question: What is the size of brol?\nAnswer:\n", "Is it?"]
+    for text, (_, confidence) in zip(prompts, answers(model, tokenizer, prompts, 6), strict=True):
+        start = tokenizer(text, add_special_tokens=False).input_ids
+        (written,) = generate(model, tokenizer, [start], 1, Sampling(6))
+        likely = model(torch.tensor([start + written])).logits[0, len(start) - 1 : -1].softmax(-1)
+        assert confidence == pytest.approx(likely[range(len(written)), written].prod().item(), rel=1e-3)
+        assert 0 < confidence < 1
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

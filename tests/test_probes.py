@@ -4,10 +4,12 @@ import random
 from pathlib import Path
 
 import skillcompose
+from skillcompose.evaluation import summarise
+from skillcompose.evaluation.ladder import judged
 from skillcompose.questions.probes import REWORDINGS, reversed_probes, reworded
-from skillcompose.results import probes_text
+from skillcompose.results import confidence_text, probes_text
 from skillcompose.run import Run
-from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl
+from skillcompose.types import Fact, Level, Question, Skill, read_json, read_jsonl
 
 
 def test_a_known_fact_is_reversed_where_its_value_names_one_row(recipe_file: Path) -> None:
@@ -38,3 +40,14 @@ def test_probes_are_reported_on_their_own(finished_run: Path) -> None:
     assert metrics["composed"]["reworded"]["asked"] == 2 and metrics["parametric"]["reworded"]["asked"] == 1
     assert "reworded probes: parametric adapter" in probes_text(metrics)
     assert probes_text({"composed": {}}) == ""
+
+
+def test_right_answers_are_counted_above_a_confidence() -> None:
+    question = Question("q", "Who?", ("Ann",), "", Skill.COMPLEMENTARY, "uses > owner", ("f",), level=Level.IID)
+    found = [(True, 0.9), (False, 0.6), (True, 0.5), (True, 0.4), (False, 0.1)]
+    metrics = summarise([judged("composed", question, "", correct, sure) for correct, sure in found])
+    assert confidence_text(metrics["composed"]) == (
+        "Right answers by confidence: 3 of 5 in all; of 0.3 and more: 3 of 4; of 0.5 and more: 2 of 3; "
+        "of 0.7 and more: 1 of 1."
+    )
+    assert confidence_text({"unseen": {}}) == ""

@@ -86,6 +86,7 @@ def test_who_joins_later_gets_the_answer_of_a_single_call(policy: skillcompose.P
     while not all(one.done for one in growing):
         live.step()
     assert [one.answer for one in growing] == alone
+    assert [one.answer.confidence for one in growing] == pytest.approx([answer.confidence for answer in alone])
     assert not unwanted[0].done and unwanted[0] not in live.growing
 
 
@@ -196,7 +197,9 @@ def test_a_stream_grows_and_ends_with_citations(client: TestClient, policy: skil
 def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) -> None:
     given = {"question": QUESTION, "passages": ["brol needs fenk."]}
     found = client.post("/answer", json=given).json()
-    assert found["completion"] == policy.answer(QUESTION, ["brol needs fenk."]).completion
+    expected = policy.answer(QUESTION, ["brol needs fenk."])
+    assert found["completion"] == expected.completion
+    assert found["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
     found = client.post("/retrieve", json={"query": QUESTION, "k": 2}).json()
     assert [hit["title"] for hit in found["passages"]] == [h.passage.title for h in policy.search([QUESTION], 2)[0]]
     found = client.post("/retrieve", json={"query": QUESTION, "where": {"title": "f*"}}).json()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.generation import BATCH_TOKENS, choose, next_logits
+from skillcompose.generation import BATCH_TOKENS, Tokens, choose, next_logits, token_log_probs
 from skillcompose.kernels.cache import GrowingCache
 from skillcompose.prefill import prefill
 
@@ -18,7 +18,7 @@ class Decoding:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
         self.model, self.end, self.max_new_tokens = model, tokenizer.eos_token_id, max_new_tokens
-        self.rows: list[list[int]] = []
+        self.rows: list[Tokens] = []
         self.cache, self.logits, self.mask = GrowingCache(model.config), torch.empty(0), torch.empty(0)
 
     def fit(self, prompts: Sequence[list[int]]) -> bool:
@@ -29,7 +29,7 @@ class Decoding:
         return self.cache.joins and (len(self.rows) + len(prompts)) * longest <= BATCH_TOKENS
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+    def join(self, prompts: Sequence[list[int]]) -> list[Tokens]:
         """Lists that `step` appends a token to, until they end or are as long as they may be."""
         cache, logits, mask = prefill(self.model, self.end, prompts)
         if self.rows:
@@ -40,15 +40,18 @@ class Decoding:
         else:
             self.cache = cache
         self.logits, self.mask = logits, mask
-        new: list[list[int]] = [[] for _ in prompts]
+        new = [Tokens() for _ in prompts]
         self.rows += new
         return new
 
     @torch.inference_mode()
     def step(self) -> None:
         """One token for each row; those that it ends are no longer among `rows`."""
-        for row, value in zip(self.rows, choose(self.logits)[:, 0].tolist(), strict=True):
+        token = choose(self.logits)[:, 0]
+        likely = token_log_probs(self.logits, token)
+        for row, value, log_prob in zip(self.rows, token.tolist(), likely, strict=True):
             row.append(value)
+            row.log_prob += log_prob
         self.keep([row for row in self.rows if not self.over(row)])
         if self.rows:
             token = torch.tensor([row[-1] for row in self.rows], device=self.mask.device)

@@ -4,6 +4,7 @@
 prompt that is most of the work. Here a group shares its prompt's keys and values, which is exact.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,17 @@ class Sampling:
     temperature: float = 0.0
 
 
+class Tokens(list[int]):
+    """A completion as it grows, the end token included; greedy ones know how likely they are."""
+
+    log_prob = 0.0
+
+    @property
+    def confidence(self) -> float:
+        """The probability of this completion, all tokens together."""
+        return math.exp(self.log_prob)
+
+
 def answer_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -35,8 +47,20 @@ def answer_texts(
     what: str = "answering",
 ) -> list[str]:
     """One greedy completion per prompt, in the order of the prompts."""
+    return [text for text, _ in answers(model, tokenizer, prompts, max_new_tokens, progress, what)]
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    progress: Progress | None = None,
+    what: str = "answering",
+) -> list[tuple[str, float]]:
+    """As `answer_texts`, each with its confidence."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
-    texts = [""] * len(prompts)
+    found = [("", 0.0)] * len(prompts)
     batches: list[list[int]] = []
     for i in together(encoded):
         batch = [*batches[-1], i] if batches else []
@@ -46,8 +70,8 @@ def answer_texts(
     for batch in progress.each(batches, what, len(batches)) if progress else batches:
         rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
         for i, ids in zip(batch, rows, strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return texts
+            found[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), ids.confidence
+    return found
 
 
 def generate(
@@ -56,15 +80,15 @@ def generate(
     prompts: Sequence[list[int]],
     num_generations: int,
     sampling: Sampling,
-) -> list[list[int]]:
+) -> list[Tokens]:
     """Complete tokenised prompts, `num_generations` times each, group by group.
 
     Sampled tokens come from torch's global generator, so a trainer's checkpoint reproduces them.
 
     Returns:
-        `len(prompts) * num_generations` lists of token ids, the end token included where it was reached.
+        `len(prompts) * num_generations` completions.
     """
-    rows: list[list[int]] = []
+    rows: list[Tokens] = []
     was_training = model.training
     model.eval()
     try:
@@ -82,7 +106,7 @@ def steps(
     prompts: Sequence[list[int]],
     num_generations: int,
     sampling: Sampling,
-) -> Iterator[list[list[int]]]:
+) -> Iterator[list[Tokens]]:
     """As `generate`, with the rows after every token: always the same lists, which grow.
 
     The model must be in evaluation mode.
@@ -94,13 +118,15 @@ def steps(
     logits = logits.repeat_interleave(num_generations, 0)
     mask = mask.repeat_interleave(num_generations, 0)
     position = mask.sum(-1)
-    rows: list[list[int]] = [[] for _ in range(len(logits))]
+    rows = [Tokens() for _ in range(len(logits))]
     alive = list(range(len(rows)))
     for step in range(sampling.max_new_tokens):
         token = choose(logits, sampling.temperature)[:, 0]
-        for row, value in zip(alive, token.tolist(), strict=True):
+        likely = token_log_probs(logits, token) if sampling.temperature == 0 else [0.0] * len(token)
+        for row, value, log_prob in zip(alive, token.tolist(), likely, strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
+                rows[row].log_prob += log_prob
         yield rows
         finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:
@@ -193,3 +219,10 @@ def choose(logits: torch.Tensor, temperature: float = 0.0, draws: int = 1) -> to
     # In (0, total], so that a token of probability zero is never found.
     drawn = (1 - torch.rand(len(upto), draws, device=upto.device)) * upto[:, -1:]
     return torch.searchsorted(upto, drawn)
+
+
+def token_log_probs(logits: torch.Tensor, token: torch.Tensor) -> list[float]:
+    """Of tokens (B,) in logits (B, V), at temperature 1."""
+    logits = logits.float()
+    found: list[float] = (logits.gather(-1, token[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+    return found

@@ -5,11 +5,12 @@ Where clients come one after another, a batch that is closed makes each wait for
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from skillcompose.computing import in_one_thread
 from skillcompose.decoding import Decoding
+from skillcompose.generation import Tokens
 from skillcompose.types import Answer, ScoredPassage
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Growing:
     answer: Answer
     hits: Sequence[ScoredPassage]
     prompt: list[int]
-    ids: list[int] = field(default_factory=list)
+    ids: Tokens = field(default_factory=Tokens)
     done: bool = False
 
 
@@ -75,7 +76,8 @@ class Live:
         texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
         for one, text in zip(self.growing, texts, strict=True):
             one.done = self.decoding.over(one.ids)
-            # Half of a character is no text yet.
-            if one.done or not text.endswith("\ufffd"):
-                one.answer = self.policy.read(text, one.hits, one.answer.prompt, one.done)
+            if one.done:
+                one.answer = self.policy.read(text, one.hits, one.answer.prompt, one.ids.confidence)
+            elif not text.endswith("\ufffd"):  # half of a character is no text yet
+                one.answer = replace(one.answer, completion=text)
         self.growing = [one for one in self.growing if not one.done]

@@ -82,7 +82,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        5,
+        6,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
     ),

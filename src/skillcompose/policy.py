@@ -11,7 +11,7 @@ from skillcompose.builtin import fingerprint, resolve
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
-from skillcompose.generation import BATCH_TOKENS, answer_texts
+from skillcompose.generation import BATCH_TOKENS, answers
 from skillcompose.index import Retriever
 from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
@@ -124,8 +124,8 @@ class Policy:
             `completion` is there all the same.
         """
         found, prompts, _ = self.prepare(questions, passages, steps)
-        texts = self._write(prompts)
-        return [self.read(text, hits, asked) for text, hits, asked in zip(texts, found, prompts, strict=True)]
+        written = zip(self._write(prompts), found, prompts, strict=True)
+        return [self.read(text, hits, asked, confidence) for (text, confidence), hits, asked in written]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
         """The completion in pieces, as they are generated."""
@@ -158,14 +158,14 @@ class Policy:
         found = self.passages_for(asked, passages)
         if steps > 1:
 
-            def answers(hits: list[list[ScoredPassage]]) -> list[str]:
-                return self._write(self._prompts(asked, hits)[0])
+            def texts(hits: list[list[ScoredPassage]]) -> list[str]:
+                return [text for text, _ in self._write(self._prompts(asked, hits)[0])]
 
-            found = in_steps(asked, found, answers, self.search, self.titled, self.k, steps)
+            found = in_steps(asked, found, texts, self.search, self.titled, self.k, steps)
         return found, *self._prompts(asked, found)
 
-    def _write(self, prompts: list[str]) -> list[str]:
-        return in_one_thread(answer_texts)(self.model, self.tokenizer, prompts, self.max_new_tokens)
+    def _write(self, prompts: list[str]) -> list[tuple[str, float]]:
+        return in_one_thread(answers)(self.model, self.tokenizer, prompts, self.max_new_tokens)
 
     def _prompts(self, asked: list[str], found: list[list[ScoredPassage]]) -> tuple[list[str], list[list[int]]]:
         if not asked:
@@ -180,12 +180,10 @@ class Policy:
         return prompts, encoded
 
     @staticmethod
-    def read(completion: str, hits: Sequence[ScoredPassage], asked: str, whole: bool = True) -> Answer:
-        """The answer that a completion gives; one that is not whole gives none yet."""
-        if not whole:
-            return Answer("", (), tuple(hits), asked, completion)
-        completion = completion.strip()
-        return Answer(final_answer(completion) or "", cite(completion, hits), tuple(hits), asked, completion)
+    def read(completion: str, hits: Sequence[ScoredPassage], asked: str, confidence: float) -> Answer:
+        """The answer that a whole completion gives."""
+        completion, read = completion.strip(), tuple(hits)
+        return Answer(final_answer(completion) or "", cite(completion, hits), read, asked, completion, confidence)
 
     def passages_for(self, questions: Sequence[str], given: Sequence[Given] | None) -> list[list[ScoredPassage]]:
         """What each question is read with; given texts and passages have score 1.
@@ -252,6 +250,7 @@ def cited(answer: Answer) -> dict[str, Any]:
     """For JSON: the short answer, its hops with the number of the passage each was read from, and the passages."""
     return {
         "answer": answer.text,
+        "confidence": round(answer.confidence, 4),
         "hops": [{"text": hop.text, "passage": hop.passage} for hop in answer.hops],
         "passages": [citation(hit) for hit in answer.passages],
     }

@@ -73,6 +73,7 @@ def as_shown(folder: Path) -> str:
         "Exact match in percent on test questions; unseen bridges unless said otherwise; [95 % interval].",
         as_text(ladder_table(metrics)),
         probes_text(metrics),
+        confidence_text(metrics["composed"]),
         advice,
         f"Report: {folder / 'report.html'}",
     ]
@@ -88,6 +89,14 @@ def probes_text(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def confidence_text(found: dict[str, Any]) -> str:
+    """How many answers on unseen bridges are so sure, and how many of them are right."""
+    cells = {least: cell for least, cell in found.get("confident", {}).items() if cell}
+    every = counted([found["unseen"][level.value] for level in Level]) if cells else ""
+    parts = [f"of {least} and more: {cell['correct']} of {cell['asked']}" for least, cell in cells.items()]
+    return f"Right answers by confidence: {every} in all; {'; '.join(parts)}." if parts else ""
+
+
 def as_text(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -101,7 +110,7 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 
 def hops_shown(answer: Answer) -> str:
-    """A line for each hop: what it says, and the place that it was read at."""
+    """A line for each hop: what it says, and the place that it was read at; then how sure the policy is."""
     lines = []
     for hop in answer.hops:
         place = "from the weights"
@@ -113,4 +122,4 @@ def hops_shown(answer: Answer) -> str:
                 else f"{cited.source}, {cited.position}"
             )
         lines.append(f"  {hop.text}  [{place}]\n")
-    return "".join(lines)
+    return "".join([*lines, f"  confidence {answer.confidence:.2f}\n"])

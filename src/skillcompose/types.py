@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -130,13 +130,18 @@ class Hop(Record):
 
 @dataclass(frozen=True)
 class Answer(Record):
-    """What `Policy.answer` returns: `text` is empty when the completion has no readable final line."""
+    """What `Policy.answer` returns: `text` is empty when the completion has no readable final line.
+
+    `confidence` is the probability that the policy gives to the whole completion; it ranks answers, and is no share of
+    right ones (`skillcompose eval` prints how many are right above some values).
+    """
 
     text: str
     hops: tuple[Hop, ...]
     passages: tuple[ScoredPassage, ...]
     prompt: str
     completion: str
+    confidence: float = field(default=0.0, compare=False)  # rounded otherwise beside other questions
 
 
 def write_text(path: Path, text: str) -> None:

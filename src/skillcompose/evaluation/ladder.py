@@ -3,8 +3,9 @@
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from skillcompose.adapters import ATOMIC
 from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
-from skillcompose.generation import answer_texts
+from skillcompose.generation import answers
 from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
@@ -22,6 +23,8 @@ from skillcompose.run import digest
 from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2
+Write = Callable[[str, Sequence[Passage]], str]
+Match = Callable[[str, Sequence[str]], bool]
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class Prediction(Record):
     answer: str
     completion: str
     correct: bool
+    confidence: float = 0.0
 
 
-def judged(rung: str, question: Question, text: str, correct: bool) -> Prediction:
+def judged(rung: str, question: Question, text: str, correct: bool, confidence: float = 0.0) -> Prediction:
     return Prediction(
         rung,
         question.id,
@@ -56,6 +60,7 @@ def judged(rung: str, question: Question, text: str, correct: bool) -> Predictio
         question.answers[0],
         text,
         correct,
+        round(confidence, 4),
     )
 
 
@@ -120,8 +125,8 @@ class Ladder:
     def climb(self) -> list[Prediction]:
         done: list[Prediction] = []
         few = self.tests.few
-        done += self._untuned("untuned_chat", few)
-        done += self._rung("base_passages", None, self.tests.headline, lenient=True)
+        done += self._rung("untuned_chat", None, few, self._chat_prompt, lenient_match)
+        done += self._rung("base_passages", None, self.tests.headline, match=lenient_match)
         for skill in ATOMIC:
             done += self._rung(skill, skill, self.tests.atomic[skill] + few)
         done += self._rung("exact_sum", "exact_sum", few)
@@ -133,30 +138,39 @@ class Ladder:
                 done += [replace(p, skill=kind) for p in self._rung(name, name, own)] if own else []
         return done + self._full_rag()
 
-    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
+    def _answer(
+        self, rung: str, adapter: str | None, written: Write, asked: Sequence[Question]
+    ) -> list[tuple[str, float]]:
+        """What is answered, and how sure it is."""
+        prompts = [written(q.text, q.passages) for q in asked]
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
         done = self.work.folder / "work" / f"{digest([rung, prompts])}.json"  # an interrupted evaluation goes on here
         if not done.is_file():
             begin = time.monotonic()
             with using(self.model, adapter):
-                texts = answer_texts(
+                written = answers(
                     self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
                 )
             done.parent.mkdir(exist_ok=True)
-            write_json(done, {"texts": texts, "seconds": time.monotonic() - begin})
+            write_json(done, {"answers": written, "seconds": time.monotonic() - begin})
         found = read_json(done)
         tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
         cost = self.cost.setdefault(rung, {"prompts": 0, "prompt_tokens": 0, "seconds": 0.0})
         for name, value in zip(cost, (len(prompts), tokens, found["seconds"]), strict=True):
             cost[name] = round(cost[name] + value, 1)
-        answered: list[str] = found["texts"]
-        return answered
+        return [(text, confidence) for text, confidence in found["answers"]]
 
-    def _rung(self, rung: str, adapter: str | None, asked: list[Question], lenient: bool = False) -> list[Prediction]:
-        texts = self._answer(rung, adapter, [prompt(q.text, q.passages) for q in asked])
-        match = lenient_match if lenient else exact_match
-        return [judged(rung, q, text, match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
+    def _rung(
+        self,
+        rung: str,
+        adapter: str | None,
+        asked: list[Question],
+        written: Write = prompt,
+        match: Match = exact_match,
+    ) -> list[Prediction]:
+        found = zip(asked, self._answer(rung, adapter, written, asked), strict=True)
+        return [judged(rung, q, text, match(text, q.answers), confidence) for q, (text, confidence) in found]
 
     def _chat_prompt(self, question: str, passages: Sequence[Passage] = ()) -> str:
         """The instruct model's own chat template with two worked examples; plain text when it has none."""
@@ -174,21 +188,17 @@ class Ladder:
             first = first | {"content": f"{system['content']}\n\n{first['content']}"}
             return in_template(self.tokenizer, [first, *turns])
 
-    def _untuned(self, rung: str, asked: list[Question]) -> list[Prediction]:
-        texts = self._answer(rung, None, [self._chat_prompt(q.text, q.passages) for q in asked])
-        return [judged(rung, q, text, lenient_match(text, q.answers)) for q, text in zip(asked, texts, strict=True)]
-
     def _full_rag(self) -> list[Prediction]:
         """The untuned model and the contextual adapter, with every fact in the index."""
-        full, few = FullRag(self.work.run, self.recipe), self.tests.few
-        done = []
-        for rung, adapter in (("full_rag_untuned", None), ("full_rag_contextual", str(Skill.CONTEXTUAL))):
-
-            def answer(asked: list[Question], rung: str = rung, adapter: str | None = adapter) -> list[str]:
-                written = prompt if adapter else self._chat_prompt
-                return self._answer(rung, adapter, [written(q.text, q.passages) for q in asked])
-
-            match = exact_match if adapter else lenient_match
-            texts = answer(full.read(few, answer))
-            done += [judged(rung, q, text, match(text, q.answers)) for q, text in zip(few, texts, strict=True)]
+        full, done = FullRag(self.work.run, self.recipe), []
+        rungs: tuple[tuple[str, str | None, Write, Match], ...] = (
+            ("full_rag_untuned", None, self._chat_prompt, lenient_match),
+            ("full_rag_contextual", Skill.CONTEXTUAL, prompt, exact_match),
+        )
+        for rung, adapter, written, match in rungs:
+            asked = full.read(self.tests.few, partial(self._texts, rung, adapter, written))
+            done += self._rung(rung, adapter, asked, written, match)
         return done
+
+    def _texts(self, rung: str, adapter: str | None, written: Write, asked: Sequence[Question]) -> list[str]:
+        return [text for text, _ in self._answer(rung, adapter, written, asked)]

@@ -12,7 +12,7 @@ from skillcompose.evaluation.breaks import ADVICE
 from skillcompose.evaluation.plots import attribution_plot, curves_plot, ladder_plot, pass_at_k_plot
 from skillcompose.pipeline import Work
 from skillcompose.planning import spent
-from skillcompose.results import RUNGS, ladder_table
+from skillcompose.results import RUNGS, confidence_text, ladder_table
 from skillcompose.types import Question, read_json, read_jsonl, write_text
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def write_report(
         warnings=warnings(work),
         table=ladder_table(metrics),
         ladder_plot=ladder_plot(metrics),
+        confidence=confidence_text(metrics["composed"]),
         curves_plot=curves_plot(losses, training),
         breaks=breaks,
         causes=ADVICE,

@@ -9,6 +9,8 @@ from skillcompose.questions.probes import PROBES
 from skillcompose.results import RUNGS
 from skillcompose.types import Level, Skill
 
+CONFIDENT = (0.3, 0.5, 0.7)
+
 
 def cell(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
     if not predictions:
@@ -31,7 +33,7 @@ def macro(cells: Sequence[dict[str, Any] | None]) -> float | None:
 
 def summarise(predictions: list[Prediction]) -> dict[str, Any]:
     """`{rung: {"unseen": {level: cell, "macro"}, "seen", "retrieved", "parametric": [1 hop, 2 hops], ...,
-    "reversed": cell, "reworded": cell}}`."""
+    "confident": {least: cell}, "reversed": cell, "reworded": cell}}`."""
     metrics: dict[str, Any] = {}
     for rung in RUNGS:
         own = [p for p in predictions if p.rung == rung]
@@ -50,6 +52,9 @@ def summarise(predictions: list[Prediction]) -> dict[str, Any]:
             rows = [cell([p for p in own if p.skill == skill and p.hops == hops]) for hops in (1, 2)]
             if any(rows):
                 found[skill.value] = rows
+        sure = {str(least): cell([p for p in groups["unseen"] if p.confidence >= least]) for least in CONFIDENT}
+        if any(sure.values()):
+            found["confident"] = sure
         found |= {kind: asked for kind in PROBES if (asked := cell([p for p in own if p.skill == kind]))}
         if found:
             metrics[rung] = found

@@ -149,11 +149,11 @@ class Ladder:
         if not done.is_file():
             begin = time.monotonic()
             with using(self.model, adapter):
-                written = answers(
+                said = answers(
                     self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
                 )
             done.parent.mkdir(exist_ok=True)
-            write_json(done, {"answers": written, "seconds": time.monotonic() - begin})
+            write_json(done, {"answers": said, "seconds": time.monotonic() - begin})
         found = read_json(done)
         tokens = sum(len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False).input_ids)
         cost = self.cost.setdefault(rung, {"prompts": 0, "prompt_tokens": 0, "seconds": 0.0})

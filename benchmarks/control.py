@@ -85,10 +85,11 @@ def main() -> None:
         print(f"{run.folder.name}: {what}")
         show(record)
         new = [row for row in rows_of(record) if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
-        for name, rungs in ((CONTROL, [CONTROL]), (f"gain_over_{CONTROL}", ["composed", CONTROL])):
-            value, interval = claims.score(new, rungs)
-            unit = "points" if len(rungs) > 1 else "% exact match"
-            claims.write(f"{record['recipe']}.{name}", round(value, 1), unit, COMMAND, [record["seed"]], interval)
+        recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
+        value, interval = claims.score(new, [CONTROL])
+        claims.write(f"{recipe}.{CONTROL}", round(value, 1), "% exact match", COMMAND, seeds, interval)
+        value, interval = claims.score(new, ["composed", CONTROL])
+        claims.write(f"{recipe}.gain_over_{CONTROL}", round(value, 1), "points", COMMAND, seeds, interval)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,13 @@ import skillcompose
 from skillcompose.types import read_json
 
 sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "benchmarks" / "biographies"))
 import arms
 import biographies_build
 import claims
+import confidence
+import control
 import general
 import run
 import tables
@@ -45,7 +48,8 @@ def test_every_arm_is_asked_what_default_was(
     file.write_text(json.dumps(recipe.model_dump(mode="json")))
     probe = [json.dumps({"question": "What is the size of brol?", "answers": [str(size)]}) for size in (1, 2)]
     (tmp_path / "probe.jsonl").write_text("\n".join(probe) + "\n")
-    monkeypatch.setattr(arms, "RECIPE", file)
+    for module in (arms, run):
+        monkeypatch.setattr(module, "RECIPE", file)
     monkeypatch.setattr(arms, "PART", 2000)
     monkeypatch.setattr(arms, "MOST", 40_000)
     monkeypatch.setattr(general, "QUESTIONS", tmp_path / "probe.jsonl")
@@ -75,3 +79,16 @@ def test_every_arm_is_asked_what_default_was(
     assert {"biographies.iid", "biographies.start_sft_comp.zero_shot", "biographies.joint.composition"} <= set(claimed)
     tables.main()
     assert "start_sft_comp_patient" in (tmp_path / "RESULTS.md").read_text()
+
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "runs" / "biographies-0")])
+    for module in (control, confidence):
+        monkeypatch.setattr(module, "start_again", lambda: None)
+        monkeypatch.setattr(module, "FILE", tmp_path / f"{module.__name__}.json")
+        module.main()
+    own = read_json(tmp_path / "control.json")["biographies-0"]
+    of_arm = {tuple(row) for row in records["start_sft_comp"]["predictions"]}
+    assert {tuple(row) for row in own["predictions"] if row[0] == "start_sft_comp"} == of_arm
+    sure = read_json(tmp_path / "confidence.json")["biographies-0"]["right"]["complementary"]["above"]
+    assert sure["0.0"][1] == sum(
+        row[0] == "composed" and row[2] == "complementary" and not row[7] for row in own["predictions"]
+    )

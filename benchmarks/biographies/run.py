@@ -29,11 +29,10 @@ from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/biographies/run.py"
 ORDER = [
-    *((name, 0) for name in ("default", "start_sft_comp", "joint")),
+    *((name, 0) for name in ("default", "start_sft_comp", "start_sft_comp_rl", "joint")),
     *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
     *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "sum_grpo")),
     *((name, 0) for name in ("parametric_only", "contextual_only")),
-    ("start_sft_comp_rl", 0),
     *((f"{name}{PATIENT}", 0) for name in ("start_sft_comp", "sft_comp", "sft_mixed")),
 ]
 

@@ -157,9 +157,9 @@ def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: py
     written: list[list[str]] = []
     original = policy._write
 
-    def write(prompts: list[str]) -> list[str]:
+    def write(prompts: list[str]) -> list[tuple[str, float]]:
         written.append(prompts)
-        return ["The package is lurin.\nSo: lurin"] if len(written) == 1 else original(prompts)
+        return [("The package is lurin.\nSo: lurin", 1.0)] if len(written) == 1 else original(prompts)
 
     monkeypatch.setattr(policy, "_write", write)
     answer = policy.answer(question, ["Nothing of that."], steps=2)

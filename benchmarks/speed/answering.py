@@ -37,7 +37,7 @@ def record(run: Path) -> list[Rung]:
     found: list[Rung] = []
 
     class Recorded(Ladder):
-        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[str]:
+        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[tuple[str, float]]:
             found.append((rung, adapter, prompts))
             return super()._answer(rung, adapter, prompts)
 
@@ -59,7 +59,7 @@ def ours(run: Path, asked: list[Rung]) -> tuple[float, list[list[str]]]:
 
     ladder = Ladder(work_of(run))
     begin = time.monotonic()
-    texts = [ladder._answer(*rung) for rung in asked]
+    texts = [[text for text, _ in ladder._answer(*rung)] for rung in asked]
     return time.monotonic() - begin, texts
 
 

@@ -138,11 +138,8 @@ class Ladder:
                 done += [replace(p, skill=kind) for p in self._rung(name, name, own)] if own else []
         return done + self._full_rag()
 
-    def _answer(
-        self, rung: str, adapter: str | None, written: Write, asked: Sequence[Question]
-    ) -> list[tuple[str, float]]:
+    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[tuple[str, float]]:
         """What is answered, and how sure it is."""
-        prompts = [written(q.text, q.passages) for q in asked]
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
         done = self.work.folder / "work" / f"{digest([rung, prompts])}.json"  # an interrupted evaluation goes on here
@@ -169,7 +166,8 @@ class Ladder:
         written: Write = prompt,
         match: Match = exact_match,
     ) -> list[Prediction]:
-        found = zip(asked, self._answer(rung, adapter, written, asked), strict=True)
+        prompts = [written(q.text, q.passages) for q in asked]
+        found = zip(asked, self._answer(rung, adapter, prompts), strict=True)
         return [judged(rung, q, text, match(text, q.answers), confidence) for q, (text, confidence) in found]
 
     def _chat_prompt(self, question: str, passages: Sequence[Passage] = ()) -> str:
@@ -201,4 +199,4 @@ class Ladder:
         return done
 
     def _texts(self, rung: str, adapter: str | None, written: Write, asked: Sequence[Question]) -> list[str]:
-        return [text for text, _ in self._answer(rung, adapter, written, asked)]
+        return [text for text, _ in self._answer(rung, adapter, [written(q.text, q.passages) for q in asked])]

@@ -41,6 +41,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	set -e; for folder in $(sort $(dir $(wildcard benchmarks/*.py benchmarks/*/*.py))); do $(BIN)/mypy $$folder*.py; done
 
 clean:
 	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache

@@ -95,9 +95,9 @@ def found_in(data: Path, kind: str, asked: list[tuple[str, str]]) -> list[bool]:
     from skillcompose.index import Retriever
     from skillcompose.passages.chunks import passages_of, splitter, without_copies
     from skillcompose.passages.readers import READERS
+    from skillcompose.sections import Index
 
-    embedder = resolve(EMBEDDER)
-    split = splitter(embedder, 200, 30)
+    split = splitter(resolve(EMBEDDER), 200, 30)
     passages = []
     for manual in MANUALS:
         for path in sorted((data / "debian-manuals").rglob(f"*{kind}")):
@@ -105,7 +105,7 @@ def found_in(data: Path, kind: str, asked: list[tuple[str, str]]) -> list[bool]:
             if manual in name:
                 passages += passages_of(READERS[kind](path), name, split)
     passages, _ = without_copies(passages)
-    hits = Retriever.build(passages, embedder, "hybrid").search([title for _, title in asked], TOP)
+    hits = Retriever.build(passages, Index(embedder=EMBEDDER)).search([title for _, title in asked], TOP)
     right = [
         any(manual in h.passage.source and title in map(plain, h.passage.position.split(" > ")) for h in row)
         for (manual, title), row in zip(asked, hits, strict=True)

@@ -90,7 +90,7 @@ def train_epoch(questions: Path, profile: bool) -> None:
     def train(some: list[dict[str, torch.Tensor]]) -> float:
         begin = time.monotonic()
         for batch in some:
-            label_losses(model, model, batch).mean().backward()
+            label_losses(model, model, batch).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             optimiser.zero_grad()
         return time.monotonic() - begin

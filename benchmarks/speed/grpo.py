@@ -92,7 +92,7 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
         max_grad_norm=0.0,
     )
     kind = GRPOTrainer if name == "stock" else SharedPrefixGRPOTrainer
-    extra = {"rollout_func": rollout} if name == "stock" else {}
+    extra: dict[str, Any] = {"rollout_func": rollout} if name == "stock" else {}
     trainer = kind(
         policy,
         reward,

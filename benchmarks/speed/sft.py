@@ -65,7 +65,7 @@ def side(name: str, model_name: str, questions: Path, count: int, scratch: Path)
         tokens.append(int((batch["labels"] != -100).sum()))
         return batch
 
-    makers = {
+    makers: dict[str, Any] = {
         "stock": lambda: stock_policy(folder, SEED),
         "ours": lambda: new_adapter(load_base(folder), LORA, SEED),
         "installed": lambda: folder,
@@ -80,8 +80,8 @@ def side(name: str, model_name: str, questions: Path, count: int, scratch: Path)
     if name != "ours":
         config = SFTConfig(**settings, per_device_train_batch_size=BATCH, train_sampling_strategy="group_by_length")
         if name == "installed":
-            kept = ("output_dir", "seed", "use_cpu", "report_to", "save_strategy", "learning_rate", "num_train_epochs")
-            kept += ("logging_steps", "disable_tqdm")
+            kept = ["output_dir", "seed", "use_cpu", "report_to", "save_strategy", "learning_rate", "num_train_epochs"]
+            kept += ["logging_steps", "disable_tqdm"]
             config = SFTConfig(**{key: settings[key] for key in kept}, per_device_train_batch_size=BATCH)
         trainer = SFTTrainer(
             model,

@@ -22,7 +22,7 @@ from skillcompose.builtin import resolve
 from skillcompose.evaluation.attribution import without_support
 from skillcompose.evaluation.ladder import TestSet
 from skillcompose.evaluation.summary import CONFIDENT
-from skillcompose.generation import answers
+from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_merged, load_tokenizer
 from skillcompose.pipeline import Work, load_recipe
@@ -44,8 +44,8 @@ def measure(run: Run) -> dict[str, Any]:
 
     def ask(questions: Sequence[Question], what: str) -> list[tuple[bool, float]]:
         prompts = [prompt(q.text, q.passages) for q in questions]
-        found = answers(model, tokenizer, prompts, recipe.max_new_tokens, Progress(), what)
-        return [(exact_match(text, q.answers), sure) for (text, sure), q in zip(found, questions, strict=True)]
+        said = completions(model, tokenizer, prompts, recipe.max_new_tokens, Progress(), what)
+        return [(exact_match(one.text, q.answers), one.confidence) for one, q in zip(said, questions, strict=True)]
 
     found = {str(skill): ask(tests.atomic[skill], skill) for skill in ATOMIC}
     found[str(Skill.COMPLEMENTARY)] = ask(tests.headline, "unseen bridges")
@@ -54,7 +54,7 @@ def measure(run: Run) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "right": {name: kind(rows) for name, rows in found.items()},
+        "right": {name: by_confidence(rows) for name, rows in found.items()},
         "support": {
             "auroc": auroc([True] * len(there) + [False] * len(removed), there + [sure for _, sure in removed]),
             "above": {str(least): sum(sure >= least for _, sure in removed) for least in CONFIDENT},
@@ -65,7 +65,7 @@ def measure(run: Run) -> dict[str, Any]:
     }
 
 
-def kind(rows: Sequence[tuple[bool, float]]) -> dict[str, Any]:
+def by_confidence(rows: Sequence[tuple[bool, float]]) -> dict[str, Any]:
     above = {least: [right for right, sure in rows if sure >= least] for least in (0.0, *CONFIDENT)}
     return {
         "auroc": auroc([right for right, _ in rows], [sure for _, sure in rows]),

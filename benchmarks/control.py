@@ -8,7 +8,6 @@ of the run did.
 """
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parent / "biographies"))
 import claims
 from arms import KEPT, Arm, start_sft_comp
+from debian import answers, on_unseen_bridges
 
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
@@ -31,16 +31,17 @@ FILE = Path(__file__).parent / "control.json"
 
 def measure(run: Run) -> dict[str, Any]:
     arm = Arm(CONTROL, load_recipe(run), run)
-    begin = time.monotonic()
     _, adapter = start_sft_comp(arm)
-    minutes = (time.monotonic() - begin) / 60
     before = read_jsonl(run.require("evaluation") / "predictions.jsonl", Prediction)
     kept = [[getattr(p, column) for column in KEPT] for p in before if p.rung in (*ATOMIC, "start", "composed")]
     return {
         "recipe": arm.recipe.name,
         "seed": arm.seed,
         "tokens": arm.grpo_tokens(run.stage("composition")),
-        "minutes": round(minutes, 1),
+        "seconds": {
+            CONTROL: read_json(adapter / "timing.json")["seconds"],
+            "composed": read_json(run.stage("composition") / "timing.json")["grpo_seconds"],
+        },
         "general": sum(arm.probe(adapter)),
         "columns": KEPT,
         "predictions": [*kept, *arm.asked(CONTROL, adapter)],
@@ -49,19 +50,15 @@ def measure(run: Run) -> dict[str, Any]:
     }
 
 
-def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dict(zip(record["columns"], row, strict=True)) | {"seed": record["seed"]} for row in record["predictions"]]
-
-
 def cell(rows: list[dict[str, Any]], rung: str) -> str:
     own = [row["correct"] for row in rows if row["rung"] == rung]
     return f"{sum(own)} of {len(own)}" if own else ""
 
 
-def show(record: dict[str, Any]) -> None:
-    rows = rows_of(record)
-    new, old = ([r for r in rows if r["skill"] == Skill.COMPLEMENTARY and r["seen"] == seen] for seen in (False, True))
-    parts = {f"unseen, {level}": [r for r in new if r["level"] == level] for level in Level} | {"seen": old}
+def show(rows: list[dict[str, Any]]) -> None:
+    new = on_unseen_bridges(rows)
+    parts = {f"unseen, {level}": [r for r in new if r["level"] == level] for level in Level}
+    parts |= {"seen": [r for r in rows if r["skill"] == Skill.COMPLEMENTARY and r["seen"]]}
     parts |= {
         f"{s}, {hops} hops": [r for r in rows if r["skill"] == s and r["hops"] == hops]
         for s in ATOMIC
@@ -78,13 +75,13 @@ def main() -> None:
     found: dict[str, Any] = read_json(FILE) if FILE.is_file() else {}
     for folder in sys.argv[1:]:
         run = Run.open(Path(folder))
-        record = measure(run)
-        found[run.folder.name] = record
+        record = found[run.folder.name] = measure(run)
         write_json(FILE, found)
-        what = f"{record['tokens']} tokens, {record['minutes']} min, {record['general']} general questions"
-        print(f"{run.folder.name}: {what}")
-        show(record)
-        new = [row for row in rows_of(record) if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
+        took = ", ".join(f"{rung} {seconds / 60:.1f} min" for rung, seconds in record["seconds"].items())
+        print(f"{run.folder.name}: {record['tokens']} tokens, {took}, {record['general']} general questions")
+        rows = answers([record])
+        show(rows)
+        new = on_unseen_bridges(rows)
         recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
         value, interval = claims.score(new, [CONTROL])
         claims.write(f"{recipe}.{CONTROL}", round(value, 1), "% exact match", COMMAND, seeds, interval)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from skillcompose.allocator import start_again
 from skillcompose.builtin import resolve
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
@@ -41,8 +41,8 @@ def answered(base: str, tokenizer: PreTrainedTokenizerBase, adapter: Path | None
     prompts = [in_template(tokenizer, [{"role": "user", "content": row["question"]}]) for row in rows]
     model = load_base(base)
     with using(load_adapter(model, adapter), "default") if adapter else nullcontext():
-        texts = answer_texts(model, tokenizer, prompts, TOKENS, progress, "general questions")
-    return [any(mentions(text, gold) for gold in row["answers"]) for text, row in zip(texts, rows, strict=True)]
+        said = completions(model, tokenizer, prompts, TOKENS, progress, "general questions")
+    return [any(mentions(one.text, gold) for gold in row["answers"]) for one, row in zip(said, rows, strict=True)]
 
 
 def measure(run: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, new_adapter, using
 from skillcompose.packing import IGNORED, Group, Row, collate, group, packed
 from skillcompose.progress import Progress
@@ -231,8 +231,8 @@ def test_general_rows_are_what_the_base_says_and_stand_among_the_others(
     write_general(str(tiny_model), tokenizer, 5, 0, file, Progress())
     rows = read_general(file)
     assert rows
-    said = answer_texts(load_base(str(tiny_model)), tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
-    assert [row.completion.strip() for row in rows] == said
+    said = completions(load_base(str(tiny_model)), tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
+    assert [row.completion.strip() for row in rows] == [one.text for one in said]
     groups = [[Row(str(number), "", False)] for number in range(2 * len(rows))]
     mixed = spread(rows, groups)
     assert [row for group in mixed for row in group[1:]] == rows and max(map(len, mixed)) == 2

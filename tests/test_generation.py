@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from skillcompose.generation import Sampling, answer_texts, answers, choose, generate
+from skillcompose.generation import Sampling, choose, completions, generate
 from skillcompose.live import Live
 from skillcompose.models import load_base
 
@@ -24,13 +24,13 @@ def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str],
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=20, do_sample=False
     )
     expected = tokenizer.batch_decode(rows[:, batch.input_ids.size(1) :], skip_special_tokens=True)
-    assert answer_texts(model, tokenizer, prompts, 20) == [text.strip() for text in expected]
+    assert [said.text for said in completions(model, tokenizer, prompts, 20)] == [text.strip() for text in expected]
 
 
 def test_an_answers_confidence_is_the_probability_of_its_tokens(tiny_model: Path) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
     prompts = ["Question: What is the size of brol?\nAnswer:\n", "Is it?"]
-    for text, (_, confidence) in zip(prompts, answers(model, tokenizer, prompts, 6), strict=True):
+    for text, (_, confidence) in zip(prompts, completions(model, tokenizer, prompts, 6), strict=True):
         start = tokenizer(text, add_special_tokens=False).input_ids
         (written,) = generate(model, tokenizer, [start], 1, Sampling(6))
         likely = model(torch.tensor([start + written])).logits[0, len(start) - 1 : -1].softmax(-1)

@@ -21,7 +21,7 @@ from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
 from skillcompose.evaluation import ladder
-from skillcompose.generation import answers
+from skillcompose.generation import Written, completions
 from skillcompose.pipeline import STAGES, load_recipe, stage_key
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_json, read_jsonl
@@ -131,13 +131,13 @@ def test_an_interrupted_evaluation_asks_no_rung_again(
     before = (folder / "predictions.jsonl").read_bytes()
     asked: list[str] = []
 
-    def answered(*arguments: Any) -> list[tuple[str, float]]:
+    def answered(*arguments: Any) -> list[Written]:
         asked.append(arguments[-1])
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return answers(*arguments)
+        return completions(*arguments)
 
-    monkeypatch.setattr(ladder, "answers", answered)
+    monkeypatch.setattr(ladder, "completions", answered)
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
     with pytest.raises(KeyboardInterrupt):
         skillcompose.train(recipe, tmp_path / "run", force="evaluation", allow_unmastered=True)

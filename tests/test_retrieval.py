@@ -14,6 +14,7 @@ from skillcompose.conversation import standalone
 from skillcompose.errors import KnowledgeBaseError, RecipeError, RetrievalError, RunError
 from skillcompose.evaluation import retrieval
 from skillcompose.evaluation.full_rag import FullRag
+from skillcompose.generation import Written
 from skillcompose.index import Retriever, retriever, vectors
 from skillcompose.index.rankings import words
 from skillcompose.index.retriever import fuse
@@ -157,9 +158,9 @@ def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: py
     written: list[list[str]] = []
     original = policy._write
 
-    def write(prompts: list[str]) -> list[tuple[str, float]]:
+    def write(prompts: list[str]) -> list[Written]:
         written.append(prompts)
-        return [("The package is lurin.\nSo: lurin", 1.0)] if len(written) == 1 else original(prompts)
+        return [Written("The package is lurin.\nSo: lurin", 1.0)] if len(written) == 1 else original(prompts)
 
     monkeypatch.setattr(policy, "_write", write)
     answer = policy.answer(question, ["Nothing of that."], steps=2)

@@ -19,7 +19,7 @@ from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.index import Retriever
 from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
@@ -161,7 +161,8 @@ class Arm:
         model = load_adapter(load_base(self.base), adapter)
         prompts = [prompt(question.text, question.passages) for question in questions]
         with using(model, "default"):
-            return answer_texts(model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, what)
+            said = completions(model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, what)
+        return [one.text for one in said]
 
     def probe(self, adapter: Path | None) -> list[bool]:
         """Which general questions are answered by the base model, or the policy."""

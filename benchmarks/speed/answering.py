@@ -33,11 +33,12 @@ Rung = tuple[str, str | None, list[str]]
 def record(run: Path) -> list[Rung]:
     """What the evaluation of a finished run asks."""
     from skillcompose.evaluation.ladder import Ladder
+    from skillcompose.generation import Written
 
     found: list[Rung] = []
 
     class Recorded(Ladder):
-        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[tuple[str, float]]:
+        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[Written]:
             found.append((rung, adapter, prompts))
             return super()._answer(rung, adapter, prompts)
 
@@ -59,7 +60,7 @@ def ours(run: Path, asked: list[Rung]) -> tuple[float, list[list[str]]]:
 
     ladder = Ladder(work_of(run))
     begin = time.monotonic()
-    texts = [[text for text, _ in ladder._answer(*rung)] for rung in asked]
+    texts = [[said.text for said in ladder._answer(*rung)] for rung in asked]
     return time.monotonic() - begin, texts
 
 

@@ -92,7 +92,7 @@ def measure(run: Run) -> Run:
     from skillcompose.adapters import train_adapter
     from skillcompose.builtin import resolve
     from skillcompose.facts import extract
-    from skillcompose.generation import answer_texts
+    from skillcompose.generation import completions
     from skillcompose.metrics import exact_match
     from skillcompose.models import load_adapter, load_base, load_tokenizer, using
     from skillcompose.packing import by_passages, packed
@@ -149,8 +149,8 @@ def measure(run: Run) -> Run:
         model = load_adapter(load_base(base), adapter)
     asked = splits["validation"]
     with using(model, "default"):
-        texts = answer_texts(model, tokenizer, [prompt(q.text) for q in asked], recipe.max_new_tokens)
-    right = sum(exact_match(text, q.answers) for text, q in zip(texts, asked, strict=True))
+        said = completions(model, tokenizer, [prompt(q.text) for q in asked], recipe.max_new_tokens)
+    right = sum(exact_match(one.text, q.answers) for one, q in zip(said, asked, strict=True))
     return run | {
         "tokens": tokens,
         "minutes": round(minutes, 2),

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,13 @@ class Sampling:
     temperature: float = 0.0
 
 
+class Written(NamedTuple):
+    """A completion, and the probability of it as a whole."""
+
+    text: str
+    confidence: float
+
+
 class Tokens(list[int]):
     """A completion as it grows, the end token included; greedy ones know how likely they are."""
 
@@ -38,29 +46,17 @@ class Tokens(list[int]):
         return math.exp(self.log_prob)
 
 
-def answer_texts(
+def completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
     progress: Progress | None = None,
     what: str = "answering",
-) -> list[str]:
+) -> list[Written]:
     """One greedy completion per prompt, in the order of the prompts."""
-    return [text for text, _ in answers(model, tokenizer, prompts, max_new_tokens, progress, what)]
-
-
-def answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    progress: Progress | None = None,
-    what: str = "answering",
-) -> list[tuple[str, float]]:
-    """As `answer_texts`, each with its confidence."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
-    found = [("", 0.0)] * len(prompts)
+    found = [Written("", 0.0)] * len(prompts)
     batches: list[list[int]] = []
     for i in together(encoded):
         batch = [*batches[-1], i] if batches else []
@@ -70,7 +66,7 @@ def answers(
     for batch in progress.each(batches, what, len(batches)) if progress else batches:
         rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
         for i, ids in zip(batch, rows, strict=True):
-            found[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), ids.confidence
+            found[i] = Written(tokenizer.decode(ids, skip_special_tokens=True).strip(), ids.confidence)
     return found
 
 

@@ -11,7 +11,7 @@ from skillcompose.builtin import fingerprint, resolve
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
-from skillcompose.generation import BATCH_TOKENS, answers
+from skillcompose.generation import BATCH_TOKENS, Written, completions
 from skillcompose.index import Retriever
 from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
@@ -125,7 +125,7 @@ class Policy:
         """
         found, prompts, _ = self.prepare(questions, passages, steps)
         written = zip(self._write(prompts), found, prompts, strict=True)
-        return [self.read(text, hits, asked, confidence) for (text, confidence), hits, asked in written]
+        return [self.read(said.text, hits, asked, said.confidence) for said, hits, asked in written]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
         """The completion in pieces, as they are generated."""
@@ -159,13 +159,13 @@ class Policy:
         if steps > 1:
 
             def texts(hits: list[list[ScoredPassage]]) -> list[str]:
-                return [text for text, _ in self._write(self._prompts(asked, hits)[0])]
+                return [said.text for said in self._write(self._prompts(asked, hits)[0])]
 
             found = in_steps(asked, found, texts, self.search, self.titled, self.k, steps)
         return found, *self._prompts(asked, found)
 
-    def _write(self, prompts: list[str]) -> list[tuple[str, float]]:
-        return in_one_thread(answers)(self.model, self.tokenizer, prompts, self.max_new_tokens)
+    def _write(self, prompts: list[str]) -> list[Written]:
+        return in_one_thread(completions)(self.model, self.tokenizer, prompts, self.max_new_tokens)
 
     def _prompts(self, asked: list[str], found: list[list[ScoredPassage]]) -> tuple[list[str], list[list[int]]]:
         if not asked:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.errors import MasteryError
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.pipeline import Work
@@ -44,8 +44,8 @@ def measure(
         prompts = [prompt(q.text, q.passages) for q in asked]
         with using(model, adapter):
             what = f"mastery of {questions[0].skill}, {hops} hop{'s' * (hops > 1)}"
-            texts = answer_texts(model, tokenizer, prompts, work.recipe.max_new_tokens, work.progress, what)
-        correct = sum(exact_match(text, q.answers) for text, q in zip(texts, asked, strict=True))
+            said = completions(model, tokenizer, prompts, work.recipe.max_new_tokens, work.progress, what)
+        correct = sum(exact_match(one.text, q.answers) for one, q in zip(said, asked, strict=True))
         results.append({"hops": hops, "correct": correct, "asked": len(asked)})
     return results
 

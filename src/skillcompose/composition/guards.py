@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose.adapters.mastery import sample
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
 from skillcompose.pipeline import Work
@@ -125,10 +125,10 @@ class Validate(TrainerCallback):
         prompts = [prompt(q.text, q.passages) for questions in asked.values() for q in questions]
         with self.average.inside(model):
             with using(model, "default"):
-                texts = iter(answer_texts(model, self.tokenizer, prompts, self.work.recipe.max_new_tokens))
+                said = iter(completions(model, self.tokenizer, prompts, self.work.recipe.max_new_tokens))
             model.save_pretrained(self.folder / f"step-{step}", selected_adapters=["default"])
         shares = {
-            name: round(sum(exact_match(next(texts), q.answers) for q in questions) / len(questions), 4)
+            name: round(sum(exact_match(next(said).text, q.answers) for q in questions) / len(questions), 4)
             for name, questions in asked.items()
             if questions
         }

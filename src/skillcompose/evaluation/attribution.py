@@ -9,7 +9,7 @@ from typing import Any
 from skillcompose.adapters.mastery import sample
 from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
@@ -95,7 +95,8 @@ def measure(run: Run, count: int, progress: Progress | None = None) -> dict[str,
 
         def answers(asked: Sequence[Question], policy: Any = model, rung: str = rung) -> list[str]:
             prompts = [prompt(q.text, q.passages) for q in asked]
-            return answer_texts(policy, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
+            said = completions(policy, tokenizer, prompts, recipe.max_new_tokens, progress or Progress(), rung)
+            return [one.text for one in said]
 
         with using(model, name):
             asked = FullRag(run, recipe).read(chosen, answers) if rung == FULL_RAG else chosen

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from skillcompose.adapters import ATOMIC
 from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
-from skillcompose.generation import answers
+from skillcompose.generation import Written, completions
 from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import Work
@@ -138,15 +138,14 @@ class Ladder:
                 done += [replace(p, skill=kind) for p in self._rung(name, name, own)] if own else []
         return done + self._full_rag()
 
-    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[tuple[str, float]]:
-        """What is answered, and how sure it is."""
+    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[Written]:
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
         done = self.work.folder / "work" / f"{digest([rung, prompts])}.json"  # an interrupted evaluation goes on here
         if not done.is_file():
             begin = time.monotonic()
             with using(self.model, adapter):
-                said = answers(
+                said = completions(
                     self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
                 )
             done.parent.mkdir(exist_ok=True)
@@ -156,7 +155,7 @@ class Ladder:
         cost = self.cost.setdefault(rung, {"prompts": 0, "prompt_tokens": 0, "seconds": 0.0})
         for name, value in zip(cost, (len(prompts), tokens, found["seconds"]), strict=True):
             cost[name] = round(cost[name] + value, 1)
-        return [(text, confidence) for text, confidence in found["answers"]]
+        return [Written(*said) for said in found["answers"]]
 
     def _rung(
         self,
@@ -168,7 +167,7 @@ class Ladder:
     ) -> list[Prediction]:
         prompts = [written(q.text, q.passages) for q in asked]
         found = zip(asked, self._answer(rung, adapter, prompts), strict=True)
-        return [judged(rung, q, text, match(text, q.answers), confidence) for q, (text, confidence) in found]
+        return [judged(rung, q, said.text, match(said.text, q.answers), said.confidence) for q, said in found]
 
     def _chat_prompt(self, question: str, passages: Sequence[Passage] = ()) -> str:
         """The instruct model's own chat template with two worked examples; plain text when it has none."""
@@ -199,4 +198,4 @@ class Ladder:
         return done
 
     def _texts(self, rung: str, adapter: str | None, written: Write, asked: Sequence[Question]) -> list[str]:
-        return [text for text, _ in self._answer(rung, adapter, [written(q.text, q.passages) for q in asked])]
+        return [said.text for said in self._answer(rung, adapter, [written(q.text, q.passages) for q in asked])]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from skillcompose import gguf_file
 from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import ModelError, RunError
-from skillcompose.generation import answer_texts
+from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import is_current, load_recipe
 from skillcompose.policy import SETTINGS
@@ -64,12 +64,12 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
     try:
         model = load_adapter(load_base(base, torch.float32), adapter)
         before = _logits(model, tokenizer, prompts)
-        said = answer_texts(model, tokenizer, prompts, recipe.max_new_tokens)
+        said = completions(model, tokenizer, prompts, recipe.max_new_tokens)
         again = FORMS[form](model.merge_and_unload(), recipe, base, adapter, aside)
         drift = float((_logits(again, tokenizer, prompts) - before).norm() / before.norm())
         if drift > DRIFT[form]:
             raise ModelError(f"exported, the logits differ by {drift:.1e} from the policy's; nothing was left there")
-        answers = answer_texts(again, tokenizer, prompts, recipe.max_new_tokens)
+        after = completions(again, tokenizer, prompts, recipe.max_new_tokens)
         if form != "gguf":
             tokenizer.save_pretrained(aside)
             _retriever(run, recipe, aside)
@@ -82,7 +82,11 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {"drift": drift, "same": sum(a == b for a, b in zip(said, answers, strict=True)), "asked": len(asked)}
+    return {
+        "drift": drift,
+        "same": sum(a.text == b.text for a, b in zip(said, after, strict=True)),
+        "asked": len(asked),
+    }
 
 
 def _merged(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
@@ -179,7 +183,7 @@ Exact match in percent on test questions that it was not trained on; unseen brid
 
 ## Limits
 
-It answers questions about its knowledge base in the form that it was trained in, greedily. A wrong answer looks as sure
+It answers questions about its knowledge base in the form that it was trained in, greedily. A wrong answer reads as sure
 as a right one. Other abilities of the base model suffered, and were not measured.
 """
 

@@ -9,17 +9,19 @@ import pytest
 from test_recipes import ROOT, TINY
 
 import skillcompose
-from skillcompose.types import read_json
+from skillcompose.types import Skill, read_json
 
 sys.path.insert(0, str(ROOT / "examples"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "benchmarks" / "biographies"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "diagnosis"))
 import arms
 import biographies_build
 import claims
 import confidence
 import control
 import general
+import prerequisite
 import run
 import tables
 
@@ -92,3 +94,14 @@ def test_every_arm_is_asked_what_default_was(
     assert sure["0.0"][1] == sum(
         row[0] == "composed" and row[2] == "complementary" and not row[7] for row in own["predictions"]
     )
+
+    (tmp_path / "zero.py").write_text("def zero(completions, **_):\n    return [0.0] * len(completions)\n")
+    monkeypatch.setattr(prerequisite, "RECIPE", file)
+    monkeypatch.setattr(prerequisite, "WHOLE", tmp_path / "runs" / "biographies-0")
+    for reward, failure in (("exact_match", None), ("zero:zero", "nothing to learn from")):
+        steps = 5 if failure else 1
+        fewer = {"composition.grpo.max_steps": steps, "composition.reward": reward}
+        monkeypatch.setattr(prerequisite, "FEWER", fewer)
+        point = prerequisite.measure(Skill.PARAMETRIC, 0.0)
+        assert failure in point["failure"] if failure else point["failure"] is None
+        assert not failure or point["composed"] == point["start"]

@@ -45,6 +45,8 @@ def main() -> None:
         levels(rows, rungs, lambda row: row["seen"]),
         "## Differences to `composed`, paired, unseen bridges",
         differences(rows, [rung for rung in rungs if rung != "composed"]),
+        "## Path by path, unseen bridges",
+        paths(rows, [rung for rung in rungs if rung != "base_passages"]),
         "## Atomic skills",
         atomic(rows, ["parametric", "contextual", *rungs]),
         "## Cost",
@@ -89,6 +91,18 @@ def differences(rows: list[Row], rungs: list[str]) -> str:
         both = {level: [row for row in some if row["seed"] in seeds] for level, some in by_level.items()}
         lines.append([f"composed - {rung}", *(cell(some, ["composed", rung]) for some in both.values())])
     return table(["difference", *(level.replace("_", "-") for level in Level)], lines)
+
+
+def paths(rows: list[Row], rungs: list[str]) -> str:
+    """Right answers of those asked, the seeds together."""
+    asked = [row for row in complementary(rows) if not row["seen"]]
+    found = sorted({(list(Level).index(row["level"]), row["hops"], row["path"]) for row in asked})
+    lines = []
+    for level, hops, path in found:
+        right = {rung: [row["correct"] for row in asked if (row["path"], row["rung"]) == (path, rung)] for rung in rungs}
+        cells = [f"{sum(own)} of {len(own)}" if own else "" for own in right.values()]
+        lines.append([path, list(Level)[level].replace("_", "-"), str(hops), *cells])
+    return table(["path", "level", "hops", *rungs], lines)
 
 
 def atomic(rows: list[Row], rungs: list[str]) -> str:

@@ -7,6 +7,7 @@ replay has rows of it. Everything else is as in the recipe. Each point is an ent
 its start, and exact match of start and composed policy on unseen bridges; the plot is drawn when all are there.
 
 RL is fifteen steps here, a third of the recipe's: the whole recipe had 31 of its 39 points of validation by then.
+Where no sample of theirs is right there is nothing to learn from: the composed policy is the start then.
 """
 
 import logging
@@ -16,12 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "biographies")]
 import claims
+from arms import KEPT, Arm
 
 import skillcompose
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
+from skillcompose.errors import TrainingError
 from skillcompose.evaluation.ladder import Prediction
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Skill, read_json, read_jsonl, write_json
@@ -72,19 +75,24 @@ def measure(skill: Skill, share: float) -> dict[str, Any]:
         overrides["composition.weights"] = [float(other != skill) for other in ATOMIC]
     elif share < 1:
         overrides[f"adapters.{skill}.sft.max_steps"] = math.ceil(share * steps(whole, skill))
-    run = skillcompose.train(skillcompose.Recipe.from_yaml(RECIPE, overrides), folder, allow_unmastered=True)
-    found = read_jsonl(run.stage("evaluation") / "predictions.jsonl", Prediction)
-    rows = [
-        {"seed": 0, "rung": p.rung, "question": p.question, "bridge": p.bridge, "level": p.level, "correct": p.correct}
-        for p in found
-        if p.skill == Skill.COMPLEMENTARY and not p.seen
-    ]
-    scores = {rung: claims.score(rows, [rung]) for rung in ("start", "composed")}
+    recipe, run, failure = skillcompose.Recipe.from_yaml(RECIPE, overrides), Run(folder), None
+    try:
+        skillcompose.train(recipe, folder, allow_unmastered=True)
+    except TrainingError as error:
+        failure = str(error)
+        asked = Arm("start", recipe, run).asked("start", run.stage("composition") / "start")
+    else:
+        found = read_jsonl(run.stage("evaluation") / "predictions.jsonl", Prediction)
+        asked = [[getattr(prediction, column) for column in KEPT] for prediction in found]
+    rows = [dict(zip(KEPT, row, strict=True)) | {"seed": 0} for row in asked]
+    rows = [row for row in rows if row["skill"] == Skill.COMPLEMENTARY and not row["seen"]]
+    scores = {rung: claims.score(rows, ["start" if failure else rung]) for rung in ("start", "composed")}
     return {
         "skill": skill,
         "share": share,
         "mastery": read_json(run.stage("composition") / "mastery.json"),
         **{rung: {"macro": value, "interval": interval} for rung, (value, interval) in scores.items()},
+        "failure": failure,
         "commit": claims.commit(),
         "machine": claims.machine(),
     }

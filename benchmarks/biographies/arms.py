@@ -4,6 +4,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
@@ -177,18 +178,31 @@ def default(arm: Arm) -> tuple[int, Path]:
 
 def start_sft_comp(arm: Arm) -> tuple[int, Path]:
     """The main control: from the same start, gold traces of the same complementary questions, the same replay."""
-    budget = arm.grpo_tokens(arm.run.stage("composition"))
+    folder = arm.work.folder / "composed"
+    return arm.atomic_tokens() + gold(arm, arm.grpo_tokens(arm.run.stage("composition")), folder), folder
+
+
+def gold_first(arm: Arm) -> tuple[int, Path]:
+    """A quarter of RL's tokens on gold traces, then two thirds of its steps."""
+    folder = arm.work.folder / "gold"
+    spent = gold(arm, arm.grpo_tokens(arm.run.stage("composition")) // 4, folder)
+    composition = arm.recipe.composition
+    grpo = composition.grpo | {"max_steps": round(composition.grpo["max_steps"] * 2 / 3)}
+    arm.recipe = arm.recipe.model_copy(update={"composition": composition.model_copy(update={"grpo": grpo})})
+    arm.work = replace(arm.work, recipe=arm.recipe)
+    return arm.atomic_tokens() + spent + arm.reinforced(folder), arm.work.folder / "composed"
+
+
+def gold(arm: Arm, budget: int, folder: Path) -> int:
     rows = arm.recipe.composition.grpo["per_device_train_batch_size"]
     rng = random.Random(f"start_sft_comp {arm.seed}")
-    gold = by_passages(arm.questions(Skill.COMPLEMENTARY))
-    replay = arm.mixture.blocks(round(arm.recipe.composition.replay.rows * len(gold) / rows), rng)
-    groups = rng.sample(gold + replay, len(gold) + len(replay))
+    traces = by_passages(arm.questions(Skill.COMPLEMENTARY))
+    replay = arm.mixture.blocks(round(arm.recipe.composition.replay.rows * len(traces) / rows), rng)
+    groups = rng.sample(traces + replay, len(traces) + len(replay))
     # Steps of eight groups, two at a time: with eight at once it ran out of 24 GiB.
     settings = arm.recipe.composition.consolidation.sft | {"gradient_accumulation_steps": 4}
-    folder = arm.work.folder / "composed"
     begin = arm.run.stage("composition") / "start"
-    spent = arm.supervised(groups, budget, settings, folder=folder, what="gold traces", start=begin)
-    return arm.atomic_tokens() + spent, folder
+    return arm.supervised(groups, budget, settings, folder=folder, what="gold traces", start=begin)
 
 
 def joint(arm: Arm) -> tuple[int, Path]:
@@ -280,6 +294,7 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "sft_comp": sft_comp,
     "sft_mixed": sft_mixed,
     "start_sft_comp_rl": start_sft_comp_rl,
+    "gold_first": gold_first,
     "joint": joint,
     "parametric_only": single(Skill.PARAMETRIC),
     "contextual_only": single(Skill.CONTEXTUAL),

@@ -99,8 +99,8 @@ def paths(rows: list[Row], rungs: list[str]) -> str:
     found = sorted({(list(Level).index(row["level"]), row["hops"], row["path"]) for row in asked})
     lines = []
     for level, hops, path in found:
-        right = {rung: [row["correct"] for row in asked if (row["path"], row["rung"]) == (path, rung)] for rung in rungs}
-        cells = [f"{sum(own)} of {len(own)}" if own else "" for own in right.values()]
+        right = [[row["correct"] for row in asked if (row["path"], row["rung"]) == (path, rung)] for rung in rungs]
+        cells = [f"{sum(own)} of {len(own)}" if own else "" for own in right]
         lines.append([path, list(Level)[level].replace("_", "-"), str(hops), *cells])
     return table(["path", "level", "hops", *rungs], lines)
 

@@ -207,6 +207,7 @@ def recipe_file(
         },
         "composition": {
             "consolidation": {"rows": 16, "sft": sft},
+            "traces": sft,
             "mastery": {"questions": 4},
             "grpo": {
                 "max_steps": 3,

@@ -16,13 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import skillcompose
+from skillcompose import composition
 from skillcompose.adapters.processes import AllCores
 from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
 from skillcompose.evaluation import ladder
 from skillcompose.generation import Written, completions
-from skillcompose.pipeline import STAGES, load_recipe, stage_key
+from skillcompose.pipeline import STAGES, Work, load_recipe, stage_key
+from skillcompose.progress import Progress
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import Question, Skill, read_json, read_jsonl
 
@@ -39,7 +41,7 @@ def test_every_stage_finishes_and_leaves_no_scratch(finished_run: Path) -> None:
         assert run.record(name), name
         assert not (run.stage(name) / "work").exists()
     metrics = json.loads((run.stage("evaluation") / "metrics.json").read_text())
-    assert {"base_passages", "start", "composed", "full_rag_untuned", "floor_majority"} <= set(metrics)
+    assert {"base_passages", "start", "traced", "composed", "full_rag_untuned", "floor_majority"} <= set(metrics)
     assert "<svg" in (run.stage("evaluation") / "report.html").read_text()
 
 
@@ -195,6 +197,25 @@ def test_an_ablated_start_has_seen_nothing_of_the_skill(
     for name, factor in merged.items():
         assert torch.linalg.matrix_rank(factor.float()) <= min(alone[name].shape)
     assert (run.stage("composition") / "composed").is_dir()
+    assert not (run.stage("composition") / "traced").exists()  # gold traces would teach what is left out
+
+
+def test_rl_goes_on_from_gold_traces_where_the_recipe_has_them(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(composition, "train_grpo", lambda *given: begun.append(given[-1].name))
+    run = Run(shutil.copytree(finished_run, tmp_path / "run"))
+    for overrides in ({}, {"composition.traces": None}):
+        recipe = skillcompose.Recipe.from_yaml(recipe_file, overrides)
+        work = Work(recipe, run.stage("composition"), run, Progress(), allow_unmastered=True)
+        composition.run(work)
+        assert (work.folder / "traced").is_dir() is (not overrides)
+    assert begun == ["traced", "start"]
+    adapters = [
+        load_file(finished_run / "06-composition" / name / "adapter_model.safetensors") for name in ("start", "traced")
+    ]
+    assert any(not torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
 
 
 def test_adapters_that_are_trained_at_once_are_the_ones_that_are_trained_one_by_one(

@@ -132,7 +132,7 @@ class Arm:
             link.unlink(missing_ok=True)
             link.symlink_to(start)
         if not (self.work.folder / "training.json").is_file():
-            train_grpo(self.work, self.base, self.tokenizer, self.mixture)
+            train_grpo(self.work, self.base, self.tokenizer, self.mixture, link)
         return self.grpo_tokens(self.work.folder)
 
     def grpo_tokens(self, folder: Path) -> int:

@@ -82,7 +82,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         found: Any = recipe
         for part in place.split("."):
             found = getattr(found, part)
-        problems += problems_at(place, found)
+        problems += problems_at(place, found or {})
     problems += _check_models(
         {"model": recipe.model} | {f"index.{name}": getattr(recipe.index, name) for name in MODELS},
         recipe.source.parent,

@@ -67,6 +67,7 @@ LIBRARY_SETTINGS = {
     "adapters.contextual.lora": "lora",
     "adapters.contextual.sft": "sft",
     "composition.consolidation.sft": "sft",
+    "composition.traces": "sft",
     "composition.grpo": "grpo",
 }
 SOURCES = {

@@ -78,7 +78,7 @@ STAGES = (
         8,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
-        keeps=("start",),
+        keeps=("start", "traced"),
     ),
     Stage(
         "evaluation",

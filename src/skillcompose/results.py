@@ -15,6 +15,7 @@ RUNGS = {
     "contextual": "contextual adapter",
     "exact_sum": "exact sum",
     "start": "consolidated start",
+    "traced": "after gold traces",
     "composed": "composed (GRPO)",
     "full_rag_untuned": "full RAG, two-step, untuned model",
     "full_rag_contextual": "full RAG, two-step, contextual adapter",

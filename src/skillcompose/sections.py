@@ -198,11 +198,15 @@ class Composition(Section):
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
     ablate: Literal["parametric", "contextual"] | None = None
-    """A skill that its adapter alone brings along: no consolidation and no replay has rows of it, no gate asks."""
+    """A skill that its adapter alone brings along: no consolidation and no replay has rows of it, no gate asks, and no
+    gold traces are trained on."""
     consolidation: Consolidation
-    """After the merge, before RL."""
+    """After the merge."""
     mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.6, 0.5])
     """What the consolidated adapter must reach before RL."""
+    traces: dict[str, Any] | None = None
+    """Settings of `trl.SFTConfig` for a short supervised pass over gold traces of the complementary training questions,
+    with as many atomic rows as sets of passages: RL then also earns from paths that it would never sample right."""
     grpo: dict[str, Any]
     """Settings of `trl.GRPOConfig`."""
     reward: str = Field("exact_match", pattern=r"^exact_match$|^[\w.]+:\w+$")

@@ -1,11 +1,15 @@
-"""Stage 6: exact merge of the two adapters, consolidation on a small mix of rows, the gate again, then GRPO.
+"""Stage 6: exact merge of the two adapters, consolidation on a small mix of rows, the gate again, traces, then GRPO.
 
-`merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that RL starts from,
-`composed/` the average of GRPO's steps, the last that validation does not find clearly worse than the best;
-`rollouts.jsonl` and `training.json` tell the story.
+`merged/` is the exact sum (it loses most of both skills), `start/` the consolidated policy that holds both skills and
+has composed nothing yet, `traced/` what a short supervised pass over gold traces makes of it, `composed/` the average
+of GRPO's steps, the last that validation does not find clearly worse than the best; `rollouts.jsonl` and
+`training.json` tell the story.
 """
 
 import random
+import shutil
+from pathlib import Path
+from typing import Any
 
 from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
 from skillcompose.builtin import resolve
@@ -14,6 +18,7 @@ from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, load_tokenizer
+from skillcompose.packing import Group, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
@@ -30,19 +35,16 @@ def run(work: Work) -> None:
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
         read_general(work.read("adapters") / GENERAL),
     )
-    start = work.folder / "start"
-    train_adapter(
-        base,
-        tokenizer,
-        mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}")),
-        start,
-        work.folder / "work" / "start",
-        settings.consolidation.sft,
-        recipe.seed,
-        work.progress,
-        "consolidation",
-        start=work.folder / "merged",
-    )
+
+    def supervised(groups: list[Group], begin: str, end: str, sft: dict[str, Any], what: str) -> Path:
+        train_adapter(
+            base, tokenizer, groups, work.folder / end, work.folder / "work" / end, sft, recipe.seed, work.progress,
+            what, start=work.folder / begin,
+        )  # fmt: skip
+        return work.folder / end
+
+    blocks = mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}"))
+    start = supervised(blocks, "merged", "start", settings.consolidation.sft, "consolidation")
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
         results = {}
@@ -55,4 +57,11 @@ def run(work: Work) -> None:
     results = read_json(work.folder / "mastery.json")
     asked = {str(skill): results[skill] for skill in kept}
     check_mastery(asked, settings.mastery, "composition", work.allow_unmastered)
-    train_grpo(work, base, tokenizer, mixture)
+    if settings.traces is None or settings.ablate:  # they would teach the skill that is left out
+        shutil.rmtree(work.folder / "traced", ignore_errors=True)  # of other settings
+    else:
+        traces = by_passages(read_jsonl(folder / f"{Skill.COMPLEMENTARY}.train.jsonl", Question))
+        rng = random.Random(f"traces {recipe.seed}")
+        groups = traces + mixture.blocks(len(traces), rng)  # the atomic rows that keep both skills, one for each trace
+        start = supervised(rng.sample(groups, len(groups)), "start", "traced", settings.traces, "gold traces")
+    train_grpo(work, base, tokenizer, mixture, start)

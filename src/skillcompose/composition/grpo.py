@@ -1,4 +1,4 @@
-"""GRPO on complementary questions, from the consolidated start, with replay of atomic rows.
+"""GRPO on complementary questions, from an adapter that has both skills, with replay of atomic rows.
 
 Departures from the paper: one LoRA (the merged one) instead of all weights; real retrieved passages; atomic rows
 replayed at every step (without them reading falls by 40 points); the policy is an average of the steps; no KL term
@@ -34,13 +34,13 @@ from skillcompose.types import Question, Skill, read_jsonl, write_json
 CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
 
 
-def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture) -> None:
-    """Train `start/` into `composed/`, resuming from `work/grpo`."""
+def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
+    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`."""
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
     questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
     validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
-    model = load_adapter(load_base(base), work.folder / "start", trainable=True)
+    model = load_adapter(load_base(base), start, trainable=True)
     longest = {"max_completion_length": recipe.max_new_tokens}
     arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
     average = Average(settings.ema_decay)

@@ -177,7 +177,8 @@ def measure(
             f"{run.folder} has no test question on an unseen bridge whose passage was found: nothing to sample"
         )
     base, composition = resolve(recipe.model, recipe.source.parent), run.require("composition")
-    adapters = {name: composition / name for name in ("start", "composed")} | (others or {})
+    own = [name for name in ("start", "traced", "composed") if (composition / name).is_dir()]
+    adapters = {name: composition / name for name in own} | (others or {})
     tokenizer = load_tokenizer(base)
     model = load_base(base)
     counts: dict[str, Counts] = {}

@@ -35,7 +35,9 @@ def write_report(
             "parametric adapter": work.read("adapters") / "parametric",
             "contextual adapter": work.read("adapters") / "contextual",
             "consolidation": work.read("composition") / "start",
+            "gold traces": work.read("composition") / "traced",
         }.items()
+        if folder.is_dir()
     }
     questions = {q.id: q for q in read_jsonl(work.read("questions") / "complementary.test.jsonl", Question)}
     html = PAGES.get_template("report.html").render(

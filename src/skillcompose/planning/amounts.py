@@ -25,6 +25,7 @@ INVENTED = 1.3  # tokens of an invented name, for one of a real one
 SEEN = 0.03  # of the walks are test questions on seen bridges: with subjects that are held out of training
 FREE = 0.85  # of the index facts are left to the contextual skill
 WORDINGS, REFERENCES = 6, 3  # of each relation in training, when the recipe has none
+COMPLEMENTARY = 3  # training rows of a walk
 GENERAL_KEPT, GENERAL_TOKENS = 0.6, 100  # of the base's conversations, and tokens of one, which the base reads as well
 
 
@@ -41,6 +42,8 @@ class Amounts:
     """Tokens of the passages that stand in one prompt."""
     rows: dict[str, int]
     """Training rows by skill."""
+    sets: int
+    """Sets of passages that complementary training rows are about."""
     tokens: dict[str, int]
     """Of these rows, passages that several rows share counted once."""
     question: dict[str, float]
@@ -138,7 +141,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
         size = mean(count(shown))
         if skill is not Skill.PARAMETRIC:
             block = size
-        rows[str(skill)] = len(found)
+        rows[str(skill)], number = len(found), len(sets)  # the last skill is the complementary one
         tokens[str(skill)] = round(len(found) * (mean(asks) + mean(says) + 1) + len(sets) * size)
     asked = {
         split: {skill: _by_hops(_rows(folder / f"{skill}.{split}.jsonl")) for skill in ("parametric", "contextual")}
@@ -147,8 +150,8 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     tests = list(_rows(folder / "complementary.test.jsonl"))
     unseen, seen = (Counter(row["level"] for row in tests if row["seen"] is kind) for kind in (False, True))
     validation = sum(1 for _ in _rows(folder / "complementary.validation.jsonl"))
-    return {"rows": rows, "tokens": tokens, "question": question, "answer": answer, "asked": asked, "block": block,
-            "validation": validation, "unseen": dict(unseen), "seen": dict(seen)}  # fmt: skip
+    return {"rows": rows, "sets": number, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
+            "block": block, "validation": validation, "unseen": dict(unseen), "seen": dict(seen)}  # fmt: skip
 
 
 def _asks(row: dict[str, Any]) -> str:
@@ -196,6 +199,9 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
         + settings.contextual_rows / 4 * block,
     }
     walks, kept = _walks(recipe, facts)
+    sets = round((1 - settings.unseen_bridges) * walks[str(Level.IID)])
+    rows["complementary"] = COMPLEMENTARY * sets
+    tokens["complementary"] = sets * (block + COMPLEMENTARY * (question["complementary"] + answer["complementary"]))
     asked = {
         split: {
             "parametric": [len(known), round(share * chained)],
@@ -207,6 +213,7 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
     free = 1.0 if set(settings.validation).isdisjoint(settings.train) and settings.validation else HELD
     return {
         "rows": rows,
+        "sets": sets,
         "tokens": {skill: round(number) for skill, number in tokens.items()},
         "question": question,
         "answer": answer,

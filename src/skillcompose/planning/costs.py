@@ -127,6 +127,10 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     block = sequence(found, recipe)
     total = 3 * rates.load + epochs * settings.consolidation.rows / BLOCK * block * PADDING * train
     total += _mastery(recipe, found, rates, settings.mastery)
+    if settings.traces is not None and not settings.ablate:
+        epochs = int(settings.traces.get("num_train_epochs", 1))
+        atomic = found.sets / BLOCK * block
+        total += 2 * rates.load + epochs * (found.tokens["complementary"] + atomic) * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]
     answer, limit = found.answer["complementary"], recipe.max_new_tokens
@@ -180,6 +184,8 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
         total += trained(asked["parametric"], found.question["parametric"], "parametric")
         total += trained(asked["contextual"], reading, "contextual")
         total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, limit)
+    if recipe.composition.traces is not None:
+        total += rates.merge + answering(rates, asked["headline"], prompt, answer, limit)
     for size in (prompt, 1.7 * prompt):  # full RAG reads twice
         total += answering(rates, few, size, limit, limit, shared=worked)
         total += rates.merge + answering(rates, few, size, answer, limit)

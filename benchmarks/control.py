@@ -1,10 +1,11 @@
-"""Is RL needed? Gold traces of the same questions, from the same start and with as many tokens, on a finished run.
+"""Is RL needed, and is it enough? Other ways to train from the start of a finished run, with as many tokens.
 
     python benchmarks/control.py RUN        as runs/debian-0; goes on where it was interrupted
 
-The main control of the biographies (`start_sft_comp` in `biographies/arms.py`) on any knowledge base: the same replay,
-the same test questions. What it got right is kept in `control.json`, run by run, beside what the start and the policy
-of the run did.
+Two arms of the biographies (`biographies/arms.py`) on any knowledge base: gold traces of the same questions instead of
+RL (`start_sft_comp`, the main control), and a quarter of its tokens on them before RL (`gold_first`). The same replay,
+the same test questions. What each got right is kept in `control.json`, run by run, beside what the start and the policy
+of the run did; an arm that is there is not trained again.
 """
 
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parent / "biographies"))
 import claims
-from arms import KEPT, Arm, start_sft_comp
+from arms import ARMS, KEPT, Arm
 from debian import answers, on_unseen_bridges
 
 from skillcompose.adapters import ATOMIC
@@ -25,26 +26,29 @@ from skillcompose.run import Run
 from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/control.py RUN"
-CONTROL = "start_sft_comp"
+CONTROLS = ("start_sft_comp", "gold_first")
 FILE = Path(__file__).parent / "control.json"
 
 
-def measure(run: Run) -> dict[str, Any]:
-    arm = Arm(CONTROL, load_recipe(run), run)
-    _, adapter = start_sft_comp(arm)
+def policy(run: Run) -> dict[str, Any]:
+    """What the arms are compared with, without their own entries."""
+    recipe, composition = load_recipe(run), run.stage("composition")
     before = read_jsonl(run.require("evaluation") / "predictions.jsonl", Prediction)
     kept = [[getattr(p, column) for column in KEPT] for p in before if p.rung in (*ATOMIC, "start", "composed")]
+    seconds = read_json(composition / "timing.json")["grpo_seconds"]
+    return {"recipe": recipe.name, "seed": recipe.seed, "columns": KEPT, "predictions": kept, "seconds": seconds}
+
+
+def measure(name: str, run: Run) -> dict[str, Any]:
+    arm = Arm(name, load_recipe(run), run)
+    before = arm.atomic_tokens()
+    tokens, adapter = ARMS[name](arm)
+    timings = [read_json(path) for path in sorted(arm.work.folder.rglob("timing.json"))]
     return {
-        "recipe": arm.recipe.name,
-        "seed": arm.seed,
-        "tokens": arm.grpo_tokens(run.stage("composition")),
-        "seconds": {
-            CONTROL: read_json(adapter / "timing.json")["seconds"],
-            "composed": read_json(run.stage("composition") / "timing.json")["grpo_seconds"],
-        },
+        "tokens": tokens - before,
+        "seconds": sum(seconds for timing in timings for name, seconds in timing.items() if name != "tokens"),
         "general": sum(arm.probe(adapter)),
-        "columns": KEPT,
-        "predictions": [*kept, *arm.asked(CONTROL, adapter)],
+        "predictions": arm.asked(name, adapter),
         "commit": claims.commit(),
         "machine": claims.machine(),
     }
@@ -64,7 +68,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         for s in ATOMIC
         for hops in (1, 2)
     }
-    rungs = (*ATOMIC, "start", "composed", CONTROL)
+    rungs = (*ATOMIC, "start", "composed", *CONTROLS)
     print("| | " + " | ".join(rungs) + " |\n" + "|---" * (len(rungs) + 1) + "|")
     for what, part in parts.items():
         print(f"| {what} | " + " | ".join(cell(part, rung) for rung in rungs) + " |")
@@ -75,18 +79,25 @@ def main() -> None:
     found: dict[str, Any] = read_json(FILE) if FILE.is_file() else {}
     for folder in sys.argv[1:]:
         run = Run.open(Path(folder))
-        record = found[run.folder.name] = measure(run)
-        write_json(FILE, found)
-        took = ", ".join(f"{rung} {seconds / 60:.1f} min" for rung, seconds in record["seconds"].items())
-        print(f"{run.folder.name}: {record['tokens']} tokens, {took}, {record['general']} general questions")
-        rows = answers([record])
+        arms = found.get(run.folder.name, {}).get("arms", {})
+        record = found[run.folder.name] = policy(run) | {"arms": arms}
+        for name in CONTROLS:
+            if name not in arms:
+                arms[name] = measure(name, run)
+                write_json(FILE, found)
+        print(f"{run.folder.name}: RL took {record['seconds'] / 60:.1f} min")
+        for name, own in arms.items():
+            print(f"{name}: {own['tokens']} tokens, {own['seconds'] / 60:.1f} min, {own['general']} general questions")
+        predictions = [*record["predictions"], *(row for own in arms.values() for row in own["predictions"])]
+        rows = answers([record | {"predictions": predictions}])
         show(rows)
         new = on_unseen_bridges(rows)
         recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
-        value, interval = claims.score(new, [CONTROL])
-        claims.write(f"{recipe}.{CONTROL}", round(value, 1), "% exact match", COMMAND, seeds, interval)
-        value, interval = claims.score(new, ["composed", CONTROL])
-        claims.write(f"{recipe}.gain_over_{CONTROL}", round(value, 1), "points", COMMAND, seeds, interval)
+        for name in CONTROLS:
+            value, interval = claims.score(new, [name])
+            claims.write(f"{recipe}.{name}", round(value, 1), "% exact match", COMMAND, seeds, interval)
+            value, interval = claims.score(new, ["composed", name])
+            claims.write(f"{recipe}.gain_over_{name}", round(value, 1), "points", COMMAND, seeds, interval)
 
 
 if __name__ == "__main__":

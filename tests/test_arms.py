@@ -88,8 +88,9 @@ def test_every_arm_is_asked_what_default_was(
         monkeypatch.setattr(module, "FILE", tmp_path / f"{module.__name__}.json")
         module.main()
     own = read_json(tmp_path / "control.json")["biographies-0"]
-    of_arm = {tuple(row) for row in records["start_sft_comp"]["predictions"]}
-    assert {tuple(row) for row in own["predictions"] if row[0] == "start_sft_comp"} == of_arm
+    for name in control.CONTROLS:
+        assert own["arms"][name]["predictions"] == records[name]["predictions"]
+        assert own["arms"][name]["tokens"] > 0 and own["arms"][name]["seconds"] > 0
     sure = read_json(tmp_path / "confidence.json")["biographies-0"]["right"]["complementary"]["above"]
     assert sure["0.0"][1] == sum(
         row[0] == "composed" and row[2] == "complementary" and not row[7] for row in own["predictions"]

@@ -37,14 +37,14 @@ def test_pass_at_k_counts_whole_chains_and_goes_on_where_it_was(finished_run: Pa
     merged = run.stage("composition") / "merged"
     found = measure(run, 8, 2, others={"merged": merged})
     for result in found.values():
-        assert result["verdicts"].keys() == {"composed", "merged"}
+        assert result["verdicts"].keys() == {"traced", "composed", "merged"}
         for judged in result["verdicts"].values():
             assert judged["verdict"] == "undecided", "two questions decide nothing"
         assert result["curves"]["start"]["k"] == [1, 2, 4, 8]
         assert result["curves"]["chance"]["share"] == sorted(result["curves"]["chance"]["share"])
     assert "composed is" in as_text(found) and "merged is" in as_text(found)
     records = sorted((run.folder / "diagnosis").glob("*.jsonl"))
-    assert len(records) == 3
+    assert len(records) == 4
     lines = records[0].read_text().splitlines()
     records[0].write_text("\n".join([*lines[:-1], lines[-1][:9]]) + "\n")
     assert measure(run, 8, 2).keys() == found.keys()

@@ -79,7 +79,8 @@ def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str
     folder = resolve(recipe.model)
     tokenizer = load_tokenizer(folder)
     composition, adapters = run / "06-composition", run / "05-adapters"
-    places = {"composed": composition / "composed", "start": composition / "start", "exact_sum": composition / "merged"}
+    places = {name: composition / name for name in ("composed", "start", "traced")}
+    places["exact_sum"] = composition / "merged"
     seconds, texts = 0.0, []
     for _, adapter, prompts in asked:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype())

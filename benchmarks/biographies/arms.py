@@ -100,7 +100,7 @@ class Arm:
             best = max(range(len(parts)), key=lambda at: parts[at]["validation"])
             where = {"start": part}
         folder.unlink(missing_ok=True)
-        folder.symlink_to(self.work.folder / f"part {best + 1}")
+        folder.symlink_to((self.work.folder / f"part {best + 1}").resolve())
         write_json(self.work.folder / "training.json", {"parts": parts})
         return sum(part["tokens"] for part in parts)
 
@@ -130,7 +130,7 @@ class Arm:
         link = self.work.folder / "start"
         if start != link:
             link.unlink(missing_ok=True)
-            link.symlink_to(start)
+            link.symlink_to(start.resolve())
         if not (self.work.folder / "training.json").is_file():
             train_grpo(self.work, self.base, self.tokenizer, self.mixture, link)
         return self.grpo_tokens(self.work.folder)

@@ -46,7 +46,8 @@ def measure(name: str, run: Run) -> dict[str, Any]:
     timings = [read_json(path) for path in sorted(arm.work.folder.rglob("timing.json"))]
     return {
         "tokens": tokens - before,
-        "seconds": sum(seconds for timing in timings for name, seconds in timing.items() if name != "tokens"),
+        # Of the last process alone, where a training was interrupted.
+        "seconds": sum(spent for timing in timings for what, spent in timing.items() if what != "tokens"),
         "general": sum(arm.probe(adapter)),
         "predictions": arm.asked(name, adapter),
         "commit": claims.commit(),

@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 FOLDER = Path(__file__).parent
 NOTES = FOLDER / "notes.md"
 LADDER = ("base_passages", "start", "composed")
+AFTER_TRACES = [("gold_first", "start_sft_comp"), ("start_sft_comp_rl", "start_sft_comp")]
 Row = dict[str, Any]
 
 
@@ -43,8 +44,8 @@ def main() -> None:
         "![exact match by arm](levels.png)",
         "## Seen bridges",
         levels(rows, rungs, lambda row: row["seen"]),
-        "## Differences to `composed`, paired, unseen bridges",
-        differences(rows, [rung for rung in rungs if rung != "composed"]),
+        "## Differences, paired, unseen bridges",
+        differences(rows, [("composed", rung) for rung in rungs if rung != "composed"] + AFTER_TRACES),
         "## Path by path, unseen bridges",
         paths(rows, [rung for rung in rungs if rung != "base_passages"]),
         "## Atomic skills",
@@ -81,16 +82,16 @@ def levels(rows: list[Row], rungs: list[str], of: Callable[[Row], bool]) -> str:
     return table(["arm", *(level.replace("_", "-") for level in Level)], lines)
 
 
-def differences(rows: list[Row], rungs: list[str]) -> str:
+def differences(rows: list[Row], pairs: list[tuple[str, str]]) -> str:
     asked = [row for row in complementary(rows) if not row["seen"]]
     by_level = {level: [row for row in asked if row["level"] == level] for level in Level}
     lines = []
-    for rung in rungs:
+    for pair in pairs:
         # Only seeds that have both.
-        seeds = {row["seed"] for row in asked if row["rung"] == rung}
-        both = {level: [row for row in some if row["seed"] in seeds] for level, some in by_level.items()}
-        lines.append([f"composed - {rung}", *(cell(some, ["composed", rung]) for some in both.values())])
-    return table(["difference", *(level.replace("_", "-") for level in Level)], lines)
+        seeds = set.intersection(*({row["seed"] for row in asked if row["rung"] == rung} for rung in pair))
+        both = [[row for row in some if row["seed"] in seeds] for some in (*by_level.values(), asked)]
+        lines.append([" - ".join(pair), *(cell(some, list(pair)) for some in both)])
+    return table(["difference", *(level.replace("_", "-") for level in Level), "macro"], lines)
 
 
 def paths(rows: list[Row], rungs: list[str]) -> str:

@@ -220,6 +220,11 @@ class Composition(Section):
     probes: int = Field(12, ge=0)
     """Questions of each atomic skill, and validation questions without passages, asked beside them."""
 
+    @property
+    def traces_used(self) -> dict[str, Any] | None:
+        """None where a skill is ablated as well: gold traces would teach it."""
+        return None if self.ablate else self.traces
+
 
 class Evaluation(Section):
     """How many test questions are asked."""

@@ -57,11 +57,11 @@ def run(work: Work) -> None:
     results = read_json(work.folder / "mastery.json")
     asked = {str(skill): results[skill] for skill in kept}
     check_mastery(asked, settings.mastery, "composition", work.allow_unmastered)
-    if settings.traces is None or settings.ablate:  # they would teach the skill that is left out
+    if settings.traces_used is None:
         shutil.rmtree(work.folder / "traced", ignore_errors=True)  # of other settings
     else:
         traces = by_passages(read_jsonl(folder / f"{Skill.COMPLEMENTARY}.train.jsonl", Question))
         rng = random.Random(f"traces {recipe.seed}")
         groups = traces + mixture.blocks(len(traces), rng)  # the atomic rows that keep both skills, one for each trace
-        start = supervised(rng.sample(groups, len(groups)), "start", "traced", settings.traces, "gold traces")
+        start = supervised(rng.sample(groups, len(groups)), "start", "traced", settings.traces_used, "gold traces")
     train_grpo(work, base, tokenizer, mixture, start)

@@ -115,12 +115,14 @@ class Ladder:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
         composition = work.read("composition")
         self.model = load_adapter(load_base(base), composition / "composed", "composed")
-        adapters = {"start": composition / "start", "exact_sum": composition / "merged"}
-        self.traced = (composition / "traced").is_dir()
-        if self.traced:
-            adapters["traced"] = composition / "traced"
-        for name, adapter in (adapters | {str(skill): work.read("adapters") / skill for skill in ATOMIC}).items():
-            load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
+        for name, adapter in {
+            "start": composition / "start",
+            "traced": composition / "traced",
+            "exact_sum": composition / "merged",
+            **{str(skill): work.read("adapters") / skill for skill in ATOMIC},
+        }.items():
+            if adapter.is_dir() or name != "traced":
+                load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
 
     def climb(self) -> list[Prediction]:
         done: list[Prediction] = []
@@ -132,7 +134,7 @@ class Ladder:
         done += self._rung("exact_sum", "exact_sum", few)
         for name in ("start", "composed"):
             done += self._rung(name, name, self.tests.everything)
-        if self.traced:
+        if "traced" in self.model.peft_config:
             done += self._rung("traced", "traced", self.tests.headline)
         for kind, asked in self.tests.probes.items():
             for name in (*ATOMIC, "start", "composed"):

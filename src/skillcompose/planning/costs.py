@@ -127,8 +127,8 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     block = sequence(found, recipe)
     total = 3 * rates.load + epochs * settings.consolidation.rows / BLOCK * block * PADDING * train
     total += _mastery(recipe, found, rates, settings.mastery)
-    if settings.traces is not None and not settings.ablate:
-        epochs = int(settings.traces.get("num_train_epochs", 1))
+    if settings.traces_used is not None:
+        epochs = int(settings.traces_used.get("num_train_epochs", 1))
         atomic = found.sets / BLOCK * block
         total += 2 * rates.load + epochs * (found.tokens["complementary"] + atomic) * PADDING * train
     prompts, samples, steps = rollouts(recipe)
@@ -184,7 +184,7 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
         total += trained(asked["parametric"], found.question["parametric"], "parametric")
         total += trained(asked["contextual"], reading, "contextual")
         total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, limit)
-    if recipe.composition.traces is not None:
+    if recipe.composition.traces_used is not None:
         total += rates.merge + answering(rates, asked["headline"], prompt, answer, limit)
     for size in (prompt, 1.7 * prompt):  # full RAG reads twice
         total += answering(rates, few, size, limit, limit, shared=worked)

@@ -217,6 +217,8 @@ class Composition(Section):
     """The policy is the exponential moving average of GRPO's steps; 0 takes the last step alone."""
     validate_steps: int = Field(10, ge=1)
     """Measure the validation questions every N steps; the policy is the last one not clearly worse than the best."""
+    validation: int = Field(100, ge=1)
+    """Validation questions asked each time, at most."""
     probes: int = Field(12, ge=0)
     """Questions of each atomic skill, and validation questions without passages, asked beside them."""
 

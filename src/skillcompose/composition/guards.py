@@ -88,8 +88,9 @@ class Validate(TrainerCallback):
         atomic: dict[Skill, list[Question]],
         average: Average,
     ) -> None:
-        self.work, self.tokenizer, self.questions, self.average = work, tokenizer, questions, average
-        count, seed = work.recipe.composition.probes, work.recipe.seed
+        self.work, self.tokenizer, self.average = work, tokenizer, average
+        settings, seed = work.recipe.composition, work.recipe.seed
+        self.questions, count = sample(questions, settings.validation, seed), settings.probes
         self.probing = {str(skill): sample(asked, count, seed) for skill, asked in atomic.items()}
         self.probing["closed_book"] = [replace(q, passages=()) for q in sample(questions, count, seed)]
         self.folder = work.folder / "work" / "validated"

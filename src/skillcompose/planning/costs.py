@@ -138,7 +138,7 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     scored = LEARNING * prompts * (prompt + DISTINCT * samples * answer) * train
     replayed = settings.replay.rows / BLOCK * block * train
     total += steps * (sampled + scored + replayed)
-    probed = 3 * settings.probes + found.validation
+    probed = 3 * settings.probes + min(settings.validation, found.validation)
     times = 1 + -(-steps // settings.validate_steps)
     return total + times * (rates.merge + answering(rates, probed, prompt, answer, limit))
 

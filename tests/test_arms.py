@@ -106,3 +106,6 @@ def test_every_arm_is_asked_what_default_was(
         point = prerequisite.measure(Skill.PARAMETRIC, 0.0)
         assert failure in point["failure"] if failure else point["failure"] is None
         assert not failure or point["composed"] == point["start"]
+    monkeypatch.setattr(prerequisite, "FEWER", {"composition.grpo.max_steps": 1})
+    for skill, share in ((Skill.PARAMETRIC, 0.5), (Skill.CONTEXTUAL, 0.5), (prerequisite.BOTH, 1.0)):
+        assert prerequisite.measure(skill, share)["failure"] is None

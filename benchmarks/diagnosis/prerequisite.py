@@ -4,7 +4,7 @@
 
 The parametric skill is taught by a share of its adapter's steps, the contextual one from a share of its rows; with
 share 0 nothing teaches the skill, neither adapter nor consolidation nor replay. What a point's policy knew before RL
-is measured, whatever it was taught. Everything else is alike for all points: half of the default's consolidation, ten
+is measured, whatever it was taught. Everything else is alike for all points: a third of the recipe's consolidation, ten
 steps of RL, which are fewer than in the recipe. Each point is an entry of `prerequisite.json`: mastery of its start,
 and exact match of start and composed policy on unseen bridges; the plot is drawn when all are there. Where no sample
 is right there is nothing to learn from: the composed policy is the start then.
@@ -45,7 +45,7 @@ POINTS = [
 ]
 # Enough to tell a level from the next.
 FEWER: dict[str, Any] = {
-    "composition.consolidation.rows": 720,
+    "composition.consolidation.rows": 480,
     "composition.grpo.max_steps": 10,
     "composition.ema_decay": 0.8,
     "composition.validation": 40,

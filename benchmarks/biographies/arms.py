@@ -15,7 +15,6 @@ import general
 
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
-from skillcompose.adapters.general import spread
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import Replay, train_grpo
 from skillcompose.composition.mixture import Mixture
@@ -24,7 +23,7 @@ from skillcompose.generation import completions
 from skillcompose.index import Retriever
 from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
-from skillcompose.packing import Group, Row, by_passages
+from skillcompose.packing import Group, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
@@ -57,17 +56,17 @@ class Arm:
         return read_jsonl(self.run.stage("questions") / f"{skill}.{split}.jsonl", Question)
 
     @property
-    def general(self) -> list[Row]:
+    def general(self) -> list[str]:
         return read_general(self.run.stage("adapters") / GENERAL)
 
     def atomic(self, skill: Skill) -> list[Group]:
         """The rows of one adapter, as `default` trains it."""
-        return spread(self.general, by_passages(self.questions(skill)))
+        return by_passages(self.questions(skill))
 
     @property
     def mixture(self) -> Mixture:
         splits = [q for split in ("train", "validation", "test") for q in self.questions(Skill.COMPLEMENTARY, split)]
-        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits, self.general)
+        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits)
 
     @property
     def consolidation(self) -> list[Group]:
@@ -114,7 +113,7 @@ class Arm:
         settings = {name: value for name, value in settings.items() if name != "num_train_epochs"}
         train_adapter(
             self.base, self.tokenizer, chosen, folder, self.work.folder / "work" / what, settings, self.seed,
-            self.work.progress, what, **where,
+            self.work.progress, what, general=self.general, **where,
         )  # fmt: skip
         return spent
 
@@ -132,7 +131,7 @@ class Arm:
             link.unlink(missing_ok=True)
             link.symlink_to(start.resolve())
         if not (self.work.folder / "training.json").is_file():
-            train_grpo(self.work, self.base, self.tokenizer, self.mixture, link)
+            train_grpo(self.work, self.base, self.tokenizer, self.mixture, link, self.general)
         return self.grpo_tokens(self.work.folder)
 
     def grpo_tokens(self, folder: Path) -> int:

@@ -46,6 +46,7 @@ POINTS = [
 # Enough to tell a level from the next.
 FEWER: dict[str, Any] = {
     "composition.consolidation.rows": 480,
+    "composition.traces": None,
     "composition.grpo.max_steps": 10,
     "composition.ema_decay": 0.8,
     "composition.validation": 40,

@@ -167,9 +167,9 @@ class Adapters(Section):
     """Answers from the weights."""
     contextual: Adapter
     """Answers from passages."""
-    general: int = Field(512, ge=0)
-    """Conversations that the base model holds with itself before training. They stand among both adapters' rows, and
-    are replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
+    general: int = Field(256, ge=0)
+    """Conversations that the base model holds with itself before training. The directions that a layer's inputs have in
+    them are closed to every adapter, in this stage and the next, so that the policy still does what the base could."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

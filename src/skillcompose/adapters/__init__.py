@@ -1,6 +1,6 @@
 """Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate.
 
-`general.jsonl` holds what keeps the base from being forgotten, here and in the next stage.
+`general.jsonl` holds conversations of the base, which no adapter may change, here and in the next stage.
 """
 
 import random
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from skillcompose.adapters.general import read_general, spread, write_general
+from skillcompose.adapters.general import read_general, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
@@ -73,6 +73,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
         work.progress,
         f"{skill} adapter",
         lora=settings.lora,
+        general=read_general(work.folder / GENERAL),
         callbacks=callbacks,
     )
 
@@ -80,7 +81,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
 def rows_of(work: Work, skill: Skill) -> list[Group]:
     groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-    return spread(read_general(work.folder / GENERAL), groups)
+    return groups
 
 
 def tokens_of(work: Work, skill: Skill) -> int:

@@ -17,6 +17,7 @@ from skillcompose.builtin import fingerprint
 from skillcompose.errors import TrainingError
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, new_adapter
+from skillcompose.null_space import NullSpace
 from skillcompose.packing import Group, Packed, collate, packed
 from skillcompose.progress import Progress
 from skillcompose.run import digest, file_digest
@@ -31,15 +32,12 @@ from skillcompose.training import (
 from skillcompose.types import read_json, write_json
 
 BUCKET_BATCHES = 16  # with them the demo's batches hold 2 to 5 % padding
-VERSION = 3  # raise it when the same rows and settings would train another adapter
+VERSION = 4  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
 
 
 class AdapterTrainer(SFTTrainer):
-    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary.
-
-    What the base says by itself costs what the adapter changes of it.
-    """
+    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -64,9 +62,12 @@ def train_adapter(
     *,
     lora: dict[str, Any] | None = None,
     start: Path | None = None,
+    general: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
+
+    What the base makes of the texts in `general` is left as it is (`null_space`).
 
     Checkpoints go to `scratch` and are resumed from there; `training.json` is written last. An adapter that was
     trained from the same rows, settings and model is kept.
@@ -76,7 +77,7 @@ def train_adapter(
     """
     origin = file_digest(start / "adapter_model.safetensors") if start else None
     rows = [[asdict(row) for row in group] for group in groups]
-    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin])
+    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin, *general])
     record = folder / "training.json"
     if record.is_file() and read_json(record).get("key") == key:
         logger.info("%s: kept, its rows and settings are unchanged", what)
@@ -98,6 +99,7 @@ def train_adapter(
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
     }
+    kept = [NullSpace(model, tokenizer, general)] if general else []
     arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
     trainer = AdapterTrainer(
@@ -106,7 +108,7 @@ def train_adapter(
         train_dataset=Dataset.from_list(ordered),
         processing_class=tokenizer,
         data_collator=collate,
-        callbacks=[Watch(progress, what), *callbacks],
+        callbacks=[*kept, Watch(progress, what), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(ordered):

@@ -33,13 +33,13 @@ def run(work: Work) -> None:
     mixture = Mixture(
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in kept},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
-        read_general(work.read("adapters") / GENERAL),
     )
+    general = read_general(work.read("adapters") / GENERAL)
 
     def supervised(groups: list[Group], begin: str, end: str, sft: dict[str, Any], what: str) -> Path:
         train_adapter(
             base, tokenizer, groups, work.folder / end, work.folder / "work" / end, sft, recipe.seed, work.progress,
-            what, start=work.folder / begin,
+            what, start=work.folder / begin, general=general,
         )  # fmt: skip
         return work.folder / end
 
@@ -64,4 +64,4 @@ def run(work: Work) -> None:
         rng = random.Random(f"traces {recipe.seed}")
         groups = traces + mixture.blocks(len(traces), rng)  # the atomic rows that keep both skills, one for each trace
         start = supervised(rng.sample(groups, len(groups)), "start", "traced", settings.traces_used, "gold traces")
-    train_grpo(work, base, tokenizer, mixture, start)
+    train_grpo(work, base, tokenizer, mixture, start, general)

@@ -8,6 +8,7 @@ unless `beta` is set.
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
 from skillcompose.errors import TrainingError
 from skillcompose.libraries import GRPO
 from skillcompose.models import load_adapter, load_base
+from skillcompose.null_space import NullSpace
 from skillcompose.packing import Group
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
@@ -34,8 +36,13 @@ from skillcompose.types import Question, Skill, read_jsonl, write_json
 CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
 
 
-def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
-    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`."""
+def train_grpo(
+    work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path, general: Sequence[str]
+) -> None:
+    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`.
+
+    What the base makes of the texts in `general` is left as it is (`null_space`).
+    """
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
     questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
@@ -44,6 +51,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     longest = {"max_completion_length": recipe.max_new_tokens}
     arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
     average = Average(settings.ema_decay)
+    kept = [NullSpace(model, tokenizer, general)] if general else []
     atomic = {
         skill: read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
         for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL)
@@ -65,7 +73,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
             [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
         ),
         processing_class=tokenizer,
-        callbacks=[average, Watch(work.progress, "GRPO"), validate, collapse],
+        callbacks=[*kept, average, Watch(work.progress, "GRPO"), validate, collapse],
         replay=Replay(mixture, settings.replay.rows, settings.replay.weight, recipe.seed),
         rollouts=work.folder / "rollouts.jsonl",
     )
@@ -89,7 +97,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     shutil.copytree(validate.folder / f"step-{chosen}", work.folder / "composed")
     for path in (work.run.folder / "diagnosis").glob("*.json"):  # of the policy before
         path.unlink()
-    kept = (
+    shown = (
         "step",
         "reward",
         "reward_std",
@@ -109,7 +117,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
             "validation": validate.scores,
             "probes": validate.probes,
             "collapsed": collapse.reason,
-            "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
+            "history": [{name: entry[name] for name in shown if name in entry} for entry in history],
         },
     )
     write_json(work.folder / "timing.json", {"grpo_seconds": round(time.monotonic() - begin, 1)})

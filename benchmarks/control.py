@@ -2,10 +2,10 @@
 
     python benchmarks/control.py RUN        as runs/debian-0; goes on where it was interrupted
 
-Two arms of the biographies (`biographies/arms.py`) on any knowledge base: gold traces of the same questions instead of
-RL (`start_sft_comp`, the main control), and a quarter of its tokens on them before RL (`gold_first`). The same replay,
-the same test questions. What each got right is kept in `control.json`, run by run, beside what the start and the policy
-of the run did; an arm that is there is not trained again.
+Two arms of the biographies (`biographies/arms.py`) on any knowledge base: gold traces of the same questions and no RL
+(`start_sft_comp`, the main control), and RL without gold traces before it (`rl_alone`). The same replay, the same test
+questions. What each got right is kept in `control.json`, run by run, beside what the start and the policy of the run
+did; an arm that is there is not trained again.
 """
 
 import sys
@@ -26,7 +26,7 @@ from skillcompose.run import Run
 from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/control.py RUN"
-CONTROLS = ("start_sft_comp", "gold_first")
+CONTROLS = ("start_sft_comp", "rl_alone")
 FILE = Path(__file__).parent / "control.json"
 
 
@@ -36,6 +36,8 @@ def policy(run: Run) -> dict[str, Any]:
     before = read_jsonl(run.require("evaluation") / "predictions.jsonl", Prediction)
     kept = [[getattr(p, column) for column in KEPT] for p in before if p.rung in (*ATOMIC, "start", "composed")]
     seconds = read_json(composition / "timing.json")["grpo_seconds"]
+    if (composition / "traced").is_dir():
+        seconds += read_json(composition / "traced" / "timing.json")["seconds"]
     return {"recipe": recipe.name, "seed": recipe.seed, "columns": KEPT, "predictions": kept, "seconds": seconds}
 
 
@@ -86,7 +88,7 @@ def main() -> None:
             if name not in arms:
                 arms[name] = measure(name, run)
                 write_json(FILE, found)
-        print(f"{run.folder.name}: RL took {record['seconds'] / 60:.1f} min")
+        print(f"{run.folder.name}: composing took {record['seconds'] / 60:.1f} min")
         for name, own in arms.items():
             print(f"{name}: {own['tokens']} tokens, {own['seconds'] / 60:.1f} min, {own['general']} general questions")
         predictions = [*record["predictions"], *(row for own in arms.values() for row in own["predictions"])]

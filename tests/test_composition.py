@@ -226,9 +226,8 @@ def test_a_mixture_of_one_skill_has_no_row_of_the_other(finished_run: Path) -> N
 def test_conversations_are_what_the_base_says(tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = "{% for m in messages %}Question: {{ m['content'] }}\nAnswer:\n{% endfor %}"
-    file = tmp_path / "general.jsonl"
-    write_general(str(tiny_model), tokenizer, 5, 0, file, Progress())
-    texts = read_general(file)
+    write_general(str(tiny_model), tokenizer, 5, 0, tmp_path, Progress())
+    texts = read_general(tmp_path)
     assert texts
     prompts = [text[: text.index("Answer:\n") + len("Answer:\n")] for text in texts]
     said = completions(load_base(str(tiny_model)), tokenizer, prompts, ANSWER_TOKENS)

@@ -14,9 +14,10 @@ import claims
 import general
 
 import skillcompose
-from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
+from skillcompose.adapters import ATOMIC, read_general, train_adapter
 from skillcompose.builtin import resolve
-from skillcompose.composition.grpo import Replay, train_grpo
+from skillcompose.composition import compose, trace_groups
+from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
 from skillcompose.generation import completions
@@ -57,7 +58,7 @@ class Arm:
 
     @property
     def general(self) -> list[str]:
-        return read_general(self.run.stage("adapters") / GENERAL)
+        return read_general(self.run.stage("adapters"))
 
     def atomic(self, skill: Skill) -> list[Group]:
         """The rows of one adapter, as `default` trains it."""
@@ -124,15 +125,30 @@ class Arm:
         right = [exact_match(text, question.answers) for text, question in zip(found, questions, strict=True)]
         return 100 * macro_mean([(q.level or "", float(was)) for q, was in zip(questions, right, strict=True)])
 
-    def reinforced(self, start: Path) -> int:
-        """GRPO from an adapter, as the recipe has it; returns the tokens."""
+    def composed(self, start: Path) -> int:
+        """Gold traces and GRPO from an adapter, as the recipe has them; returns the tokens."""
         link = self.work.folder / "start"
         if start != link:
             link.unlink(missing_ok=True)
             link.symlink_to(start.resolve())
         if not (self.work.folder / "training.json").is_file():
-            train_grpo(self.work, self.base, self.tokenizer, self.mixture, link, self.general)
-        return self.grpo_tokens(self.work.folder)
+            compose(self.work, self.base, self.tokenizer, self.mixture, link)
+        return self.composed_tokens(self.work.folder)
+
+    def without_traces(self, steps: float) -> None:
+        """From here on GRPO alone, and so many times its steps."""
+        composition = self.recipe.composition
+        grpo = composition.grpo | {"max_steps": round(composition.grpo["max_steps"] * steps)}
+        changed = {"composition": composition.model_copy(update={"grpo": grpo, "traces": None})}
+        self.recipe = self.recipe.model_copy(update=changed)
+        self.work = replace(self.work, recipe=self.recipe)
+
+    def composed_tokens(self, folder: Path) -> int:
+        traces = self.recipe.composition.traces_used
+        if traces is None:
+            return self.grpo_tokens(folder)
+        epochs = traces.get("num_train_epochs", 1)
+        return self.grpo_tokens(folder) + epochs * self.tokens(trace_groups(self.work, self.mixture))
 
     def grpo_tokens(self, folder: Path) -> int:
         settings, history = self.recipe.composition, read_json(folder / "training.json")["history"]
@@ -172,24 +188,20 @@ class Arm:
 def default(arm: Arm) -> tuple[int, Path]:
     skillcompose.train(arm.recipe, arm.run.folder, allow_unmastered=True)
     composition = arm.run.stage("composition")
-    return arm.atomic_tokens() + arm.grpo_tokens(composition), composition / "composed"
+    return arm.atomic_tokens() + arm.composed_tokens(composition), composition / "composed"
 
 
 def start_sft_comp(arm: Arm) -> tuple[int, Path]:
     """The main control: from the same start, gold traces of the same complementary questions, the same replay."""
     folder = arm.work.folder / "composed"
-    return arm.atomic_tokens() + gold(arm, arm.grpo_tokens(arm.run.stage("composition")), folder), folder
+    return arm.atomic_tokens() + gold(arm, arm.composed_tokens(arm.run.stage("composition")), folder), folder
 
 
-def gold_first(arm: Arm) -> tuple[int, Path]:
-    """A quarter of RL's tokens on gold traces, then two thirds of its steps."""
-    folder = arm.work.folder / "gold"
-    spent = gold(arm, arm.grpo_tokens(arm.run.stage("composition")) // 4, folder)
-    composition = arm.recipe.composition
-    grpo = composition.grpo | {"max_steps": round(composition.grpo["max_steps"] * 2 / 3)}
-    arm.recipe = arm.recipe.model_copy(update={"composition": composition.model_copy(update={"grpo": grpo})})
-    arm.work = replace(arm.work, recipe=arm.recipe)
-    return arm.atomic_tokens() + spent + arm.reinforced(folder), arm.work.folder / "composed"
+def rl_alone(arm: Arm) -> tuple[int, Path]:
+    """From the same start, without gold traces and with half as many steps again: about as many tokens."""
+    arm.without_traces(1.5)
+    start = arm.run.stage("composition") / "start"
+    return arm.atomic_tokens() + arm.composed(start), arm.work.folder / "composed"
 
 
 def gold(arm: Arm, budget: int, folder: Path) -> int:
@@ -205,7 +217,7 @@ def gold(arm: Arm, budget: int, folder: Path) -> int:
 
 
 def joint(arm: Arm) -> tuple[int, Path]:
-    """The published recipe: one LoRA on both atomic sets, no merge, then the same GRPO."""
+    """The published recipe: one LoRA on both atomic sets, no merge, then composed in the same way."""
     rng = random.Random(f"joint {arm.seed}")
     groups = [group for skill in ATOMIC for group in arm.atomic(skill)]
     adapter = arm.recipe.adapters.parametric
@@ -213,7 +225,7 @@ def joint(arm: Arm) -> tuple[int, Path]:
     spent = arm.supervised(
         rng.sample(groups, len(groups)), arm.atomic_tokens(), adapter.sft, folder=folder, what="both", lora=adapter.lora
     )
-    return spent + arm.reinforced(folder), arm.work.folder / "composed"
+    return spent + arm.composed(folder), arm.work.folder / "composed"
 
 
 def start_sft_comp_rl(arm: Arm) -> tuple[int, Path]:
@@ -223,30 +235,31 @@ def start_sft_comp_rl(arm: Arm) -> tuple[int, Path]:
     if not folder.is_dir():
         raise SystemExit(f"{folder} is not there: remove {before}-{arm.seed}.json, and it is trained again")
     spent: int = read_json(FOLDER / f"{before}-{arm.seed}.json")["tokens"]
-    return spent + arm.reinforced(folder), arm.work.folder / "composed"
+    arm.without_traces(1)
+    return spent + arm.composed(folder), arm.work.folder / "composed"
 
 
 def single(skill: Skill) -> Callable[[Arm], tuple[int, Path]]:
-    """One adapter alone, then the same GRPO."""
+    """One adapter alone, then composed in the same way."""
 
     def train(arm: Arm) -> tuple[int, Path]:
-        return arm.atomic_tokens() + arm.reinforced(arm.run.stage("adapters") / skill), arm.work.folder / "composed"
+        return arm.atomic_tokens() + arm.composed(arm.run.stage("adapters") / skill), arm.work.folder / "composed"
 
     return train
 
 
 def consolidation_only(arm: Arm) -> tuple[int, Path]:
-    """Is the merge decoration? A fresh LoRA on the consolidation's rows, then the same GRPO."""
+    """Is the merge decoration? A fresh LoRA on the consolidation's rows, then composed in the same way."""
     settings, folder = arm.recipe.composition.consolidation.sft, arm.work.folder / "start"
     groups, lora = arm.consolidation, arm.recipe.adapters.contextual.lora
     spent = arm.supervised(groups, arm.tokens(groups), settings, folder=folder, what="consolidation", lora=lora)
-    return spent + arm.reinforced(folder), arm.work.folder / "composed"
+    return spent + arm.composed(folder), arm.work.folder / "composed"
 
 
 def sum_grpo(arm: Arm) -> tuple[int, Path]:
-    """No consolidation: GRPO from the sum of the adapters."""
+    """No consolidation: composed from the sum of the adapters."""
     merged = arm.run.stage("composition") / "merged"
-    return arm.atomic_tokens() + arm.reinforced(merged), arm.work.folder / "composed"
+    return arm.atomic_tokens() + arm.composed(merged), arm.work.folder / "composed"
 
 
 def sft_comp(arm: Arm) -> tuple[int, Path]:
@@ -264,7 +277,7 @@ def from_base(arm: Arm, questions: list[Question]) -> tuple[int, Path]:
     """One LoRA on these rows, with as many tokens as `default` needed in all."""
     groups = by_passages(questions)
     groups = random.Random(f"from base {arm.seed}").sample(groups, len(groups))
-    budget = arm.atomic_tokens() + arm.grpo_tokens(arm.run.stage("composition"))
+    budget = arm.atomic_tokens() + arm.composed_tokens(arm.run.stage("composition"))
     adapter, folder = arm.recipe.adapters.parametric, arm.work.folder / "composed"
     return arm.supervised(groups, budget, adapter.sft, folder=folder, what="rows", lora=adapter.lora), folder
 
@@ -293,7 +306,7 @@ ARMS: dict[str, Callable[[Arm], tuple[int, Path]]] = {
     "sft_comp": sft_comp,
     "sft_mixed": sft_mixed,
     "start_sft_comp_rl": start_sft_comp_rl,
-    "gold_first": gold_first,
+    "rl_alone": rl_alone,
     "joint": joint,
     "parametric_only": single(Skill.PARAMETRIC),
     "contextual_only": single(Skill.CONTEXTUAL),

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from skillcompose.adapters.general import read_general, write_general
+from skillcompose.adapters.general import GENERAL, read_general, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
@@ -20,10 +20,8 @@ from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
-GENERAL = "general.jsonl"
 __all__ = [
     "ATOMIC",
-    "GENERAL",
     "check_mastery",
     "measure",
     "read_general",
@@ -37,9 +35,8 @@ __all__ = [
 def run(work: Work) -> None:
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
-    general = work.folder / GENERAL
-    if not general.is_file():
-        write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, general, work.progress)
+    if not (work.folder / GENERAL).is_file():
+        write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, work.folder, work.progress)
     threads = threads_each(base, ATOMIC)
     if threads:
         train_at_once(work, ATOMIC, threads)
@@ -73,7 +70,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
         work.progress,
         f"{skill} adapter",
         lora=settings.lora,
-        general=read_general(work.folder / GENERAL),
+        general=read_general(work.folder),
         callbacks=callbacks,
     )
 

@@ -20,13 +20,14 @@ from skillcompose.types import write_jsonl
 
 ASKED_TOKENS, ANSWER_TOKENS = 40, 24
 STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
+GENERAL = "general.jsonl"
 EACH = 8  # conversations with each start, sampled in one batch
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 logger = logging.getLogger(__name__)
 
 
 def write_general(
-    base: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, file: Path, progress: Progress
+    base: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, folder: Path, progress: Progress
 ) -> None:
     """Sample `count` conversations of the base with itself; those in which the question was cut are left out.
 
@@ -45,11 +46,12 @@ def write_general(
             logger.warning("%s ended none of its conversations, so nothing keeps what it could do besides", base)
         del model
         release_memory()
-    write_jsonl(file, ({"text": text} for text in texts[:count]))
+    write_jsonl(folder / GENERAL, ({"text": text} for text in texts[:count]))
 
 
-def read_general(file: Path) -> list[str]:
-    return [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").split("\n") if line]
+def read_general(folder: Path) -> list[str]:
+    """The conversations that stage 5 left in its folder."""
+    return [json.loads(line)["text"] for line in (folder / GENERAL).read_text(encoding="utf-8").split("\n") if line]
 
 
 def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -9,9 +9,10 @@ of GRPO's steps, the last that validation does not find clearly worse than the b
 import random
 import shutil
 from pathlib import Path
-from typing import Any
 
-from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
+from transformers import PreTrainedTokenizerBase
+
+from skillcompose.adapters import ATOMIC, check_mastery, measure, read_general, train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
@@ -34,17 +35,12 @@ def run(work: Work) -> None:
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in kept},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
     )
-    general = read_general(work.read("adapters") / GENERAL)
-
-    def supervised(groups: list[Group], begin: str, end: str, sft: dict[str, Any], what: str) -> Path:
-        train_adapter(
-            base, tokenizer, groups, work.folder / end, work.folder / "work" / end, sft, recipe.seed, work.progress,
-            what, start=work.folder / begin, general=general,
-        )  # fmt: skip
-        return work.folder / end
-
     blocks = mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}"))
-    start = supervised(blocks, "merged", "start", settings.consolidation.sft, "consolidation")
+    start = work.folder / "start"
+    train_adapter(
+        base, tokenizer, blocks, start, work.folder / "work" / "start", settings.consolidation.sft, recipe.seed,
+        work.progress, "consolidation", start=work.folder / "merged", general=read_general(work.read("adapters")),
+    )  # fmt: skip
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
         results = {}
@@ -57,11 +53,27 @@ def run(work: Work) -> None:
     results = read_json(work.folder / "mastery.json")
     asked = {str(skill): results[skill] for skill in kept}
     check_mastery(asked, settings.mastery, "composition", work.allow_unmastered)
-    if settings.traces_used is None:
-        shutil.rmtree(work.folder / "traced", ignore_errors=True)  # of other settings
+    compose(work, base, tokenizer, mixture, start)
+
+
+def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
+    """Gold traces, where the recipe has them, and GRPO: from an adapter with both skills to `composed/`."""
+    settings, general = work.recipe.composition.traces_used, read_general(work.read("adapters"))
+    traced = work.folder / "traced"
+    if settings is None:
+        shutil.rmtree(traced, ignore_errors=True)  # of other settings
     else:
-        traces = by_passages(read_jsonl(folder / f"{Skill.COMPLEMENTARY}.train.jsonl", Question))
-        rng = random.Random(f"traces {recipe.seed}")
-        groups = traces + mixture.blocks(len(traces), rng)  # the atomic rows that keep both skills, one for each trace
-        start = supervised(rng.sample(groups, len(groups)), "start", "traced", settings.traces_used, "gold traces")
+        train_adapter(
+            base, tokenizer, trace_groups(work, mixture), traced, work.folder / "work" / "traced", settings,
+            work.recipe.seed, work.progress, "gold traces", start=start, general=general,
+        )  # fmt: skip
+        start = traced
     train_grpo(work, base, tokenizer, mixture, start, general)
+
+
+def trace_groups(work: Work, mixture: Mixture) -> list[Group]:
+    """Gold traces of the complementary training questions, and as many atomic rows, which keep both skills."""
+    traces = by_passages(read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question))
+    rng = random.Random(f"traces {work.recipe.seed}")
+    groups = traces + mixture.blocks(len(traces), rng)
+    return rng.sample(groups, len(groups))

@@ -15,7 +15,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parent / "biographies"))
 import claims
-from arms import ARMS, KEPT, Arm
+from arm import KEPT, Arm
+from arms import ARMS
 from debian import answers, on_unseen_bridges
 
 from skillcompose.adapters import ATOMIC

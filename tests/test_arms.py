@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "benchmarks" / "biographies"))
 sys.path.insert(0, str(ROOT / "benchmarks" / "diagnosis"))
+import arm
 import arms
 import biographies_build
 import claims
@@ -52,8 +53,8 @@ def test_every_arm_is_asked_what_default_was(
     (tmp_path / "probe.jsonl").write_text("\n".join(probe) + "\n")
     for module in (arms, run):
         monkeypatch.setattr(module, "RECIPE", file)
-    monkeypatch.setattr(arms, "PART", 2000)
-    monkeypatch.setattr(arms, "MOST", 40_000)
+    monkeypatch.setattr(arm, "PART", 2000)
+    monkeypatch.setattr(arm, "MOST", 40_000)
     monkeypatch.setattr(general, "QUESTIONS", tmp_path / "probe.jsonl")
     for module in (arms, run, tables):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
@@ -70,10 +71,10 @@ def test_every_arm_is_asked_what_default_was(
         assert record["failure"] is None or "reward" in record["failure"], record["failure"]
         assert {row[1] for row in record["predictions"] if row[0] in (name, "composed")} == asked
         assert record["tokens"] > 0 and len(record["probe"]) == 2
-        if name.endswith(arms.PATIENT):
+        if name.endswith(arm.PATIENT):
             parts = record["training"]["parts"]
             best = max(range(len(parts)), key=lambda at, parts=parts: parts[at]["validation"])
-            assert len(parts) == best + arms.PATIENCE + 1
+            assert len(parts) == best + arm.PATIENCE + 1
             assert (tmp_path / "runs" / f"biographies-0-{name}" / "composed").resolve().name == f"part {best + 1}"
             assert record["tokens"] >= sum(part["tokens"] for part in parts) >= 2000 * len(parts)
     run.write_claims(list(records.values()))

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
+from skillcompose import null_space
 from skillcompose.adapters.general import ANSWER_TOKENS, read_general, write_general
 from skillcompose.adapters.sft import train_adapter, training_order
 from skillcompose.composition.guards import Average, Collapse
@@ -235,7 +236,9 @@ def test_conversations_are_what_the_base_says(tiny_model: Path, tmp_path: Path) 
         assert text[len(start) :].replace(tokenizer.eos_token, "").strip() == one.text
 
 
-def test_an_adapter_changes_what_it_is_taught_and_not_what_the_base_says(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_adapter_changes_what_it_is_taught_and_not_what_the_base_says(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     general = ["Question: tell me of the size of brol\nAnswer:\nIt is small"]
     rows = [[Row(f"Who owns {name}?\n", f"{name} is owned by Ann.\nSo: Ann", False)] for name in ("brol", "wim", "tos")]
@@ -269,6 +272,9 @@ def test_an_adapter_changes_what_it_is_taught_and_not_what_the_base_says(tiny_mo
         assert directions.shape == (a.shape[1], a.shape[1] // 2)
         torch.testing.assert_close(directions.T @ directions, torch.eye(directions.shape[1]), atol=1e-4, rtol=0)
         assert (a @ directions).abs().max() < 1e-4 * a.abs().max()
+    monkeypatch.setattr(null_space, "AT_ONCE", 1)
+    for name, directions in used_directions(model, tokenizer, general).items():
+        torch.testing.assert_close(directions @ directions.T, used[name] @ used[name].T, atol=1e-3, rtol=0)
     inner = [name for name in used if name.endswith(("q_proj", "k_proj"))]
     assert used[inner[0]] is used[inner[1]], "what gets the same input has the same directions"
 

@@ -17,7 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from arms import ARMS, FOLDER, KEPT, PATIENT, RECIPE, Arm
+from arm import KEPT, PATIENT, Arm
+from arms import ARMS, FOLDER, RECIPE
 
 import skillcompose
 from skillcompose.adapters import ATOMIC

@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(1, str(Path(__file__).parent.parent / "biographies"))
 import claims
-from arms import KEPT, Arm
+from arm import KEPT, Arm
 
 import skillcompose
 from skillcompose.adapters import ATOMIC

@@ -6,7 +6,7 @@ the optimiser, as gradients are in arXiv 2103.09762 (GPM) and edits in arXiv 241
 plain LoRA.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,13 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SHARE = 0.5  # of a layer's input directions: 95 to 99 % of what conversations put there, and what is left holds facts
+AT_ONCE = 1 << 30  # bytes
 
 
 class NullSpace(TrainerCallback):
     """Keeps the adapter `default` out of the conversations; must come before callbacks that read its weights."""
 
-    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Iterable[str]) -> None:
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[str]) -> None:
         self.used = used_directions(model, tokenizer, conversations)
 
     def on_train_begin(
@@ -41,11 +42,37 @@ class NullSpace(TrainerCallback):
 
 @torch.no_grad()
 def used_directions(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Iterable[str]
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Layer with LoRA -> orthonormal directions (d, SHARE * d) in which its inputs are largest while the base talks."""
+    found: dict[str, torch.Tensor] = {}
+    for layers in _at_once(_adapted(model)):
+        sums, first = _products(model, tokenizer, conversations, layers)
+        own = {name: _largest(sums.pop(name)) for name in list(sums)}
+        found |= {name: own[leader] for name, leader in first.items()}
+    return found
+
+
+def _at_once(layers: dict[str, LoraLayer]) -> Iterator[dict[str, LoraLayer]]:
+    """Groups of layers whose inputs' products fit into memory together."""
+    group: dict[str, LoraLayer] = {}
+    size = 0
+    for name, layer in layers.items():
+        own = 4 * layer.in_features**2
+        if group and size + own > AT_ONCE:
+            yield group
+            group, size = {}, 0
+        group[name] = layer
+        size += own
+    yield group
+
+
+def _products(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[str], layers: dict[str, LoraLayer]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """X'X (d, d) of the inputs X that layers are given, and layer -> the first of those that are given the same."""
     sums: dict[str, torch.Tensor] = {}
-    first: dict[str, str] = {}  # of the layers that are given the same tensor, as query, key and value are
+    first: dict[str, str] = {}
     last: tuple[Any, str] = (None, "")
 
     def see(name: str, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -56,7 +83,7 @@ def used_directions(
             sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
         first[name] = last[1]
 
-    hooks = [layer.register_forward_pre_hook(partial(see, name)) for name, layer in _adapted(model).items()]
+    hooks = [layer.register_forward_pre_hook(partial(see, name)) for name, layer in layers.items()]
     try:
         with model.disable_adapter():
             for text in conversations:
@@ -65,8 +92,7 @@ def used_directions(
     finally:
         for hook in hooks:
             hook.remove()
-    found = {name: _largest(products) for name, products in sums.items()}
-    return {name: found[leader] for name, leader in first.items()}
+    return sums, first
 
 
 def _largest(products: torch.Tensor) -> torch.Tensor:

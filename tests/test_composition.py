@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
-from skillcompose import null_space
+from skillcompose import drift
 from skillcompose.adapters.general import ANSWER_TOKENS, read_general, write_general
 from skillcompose.adapters.sft import train_adapter, training_order
 from skillcompose.composition.guards import Average, Collapse
@@ -18,10 +18,10 @@ from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
+from skillcompose.drift import DriftPenalty
 from skillcompose.errors import AdapterError
 from skillcompose.generation import completions
-from skillcompose.models import load_adapter, load_base, using
-from skillcompose.null_space import used_directions
+from skillcompose.models import load_adapter, load_base, new_adapter, using
 from skillcompose.packing import Group, Row, collate, group, packed
 from skillcompose.progress import Progress
 from skillcompose.training import label_losses
@@ -236,9 +236,7 @@ def test_conversations_are_what_the_base_says(tiny_model: Path, tmp_path: Path) 
         assert text[len(start) :].replace(tokenizer.eos_token, "").strip() == one.text
 
 
-def test_an_adapter_changes_what_it_is_taught_and_not_what_the_base_says(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_changes_what_it_is_taught_more_than_what_the_base_says(tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     general = ["Question: tell me of the size of brol\nAnswer:\nIt is small"]
     rows = [[Row(f"Who owns {name}?\n", f"{name} is owned by Ann.\nSo: Ann", False)] for name in ("brol", "wim", "tos")]
@@ -262,21 +260,42 @@ def test_an_adapter_changes_what_it_is_taught_and_not_what_the_base_says(
                     base = model(ids).logits.log_softmax(-1)
             changed[name].append(float(torch.nn.functional.kl_div(adapted, base, reduction="sum", log_target=True)))
     assert changed["kept"][0] < 0.2 * changed["free"][0]
-    assert changed["kept"][1] > 0.2 * changed["free"][1]
+    assert changed["kept"][1] / changed["kept"][0] > 1.5 * changed["free"][1] / changed["free"][0], changed
 
-    used = used_directions(model, tokenizer, general)
-    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
-    assert used.keys() == layers.keys()
-    for name, layer in layers.items():
-        a, directions = layer.lora_A["default"].weight, used[name]
-        assert directions.shape == (a.shape[1], a.shape[1] // 2)
-        torch.testing.assert_close(directions.T @ directions, torch.eye(directions.shape[1]), atol=1e-4, rtol=0)
-        assert (a @ directions).abs().max() < 1e-4 * a.abs().max()
-    monkeypatch.setattr(null_space, "AT_ONCE", 1)
-    for name, directions in used_directions(model, tokenizer, general).items():
-        torch.testing.assert_close(directions @ directions.T, used[name] @ used[name].T, atol=1e-3, rtol=0)
-    inner = [name for name in used if name.endswith(("q_proj", "k_proj"))]
-    assert used[inner[0]] is used[inner[1]], "what gets the same input has the same directions"
+
+def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
+    penalty = DriftPenalty(model, tokenizer, texts)
+    assert penalty.drift(model) == 0, "a new adapter changes nothing"
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.1)
+        weight.grad = torch.ones_like(weight)
+
+    given: dict[str, list[torch.Tensor]] = {name: [] for name in drift.adapted(model)}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: given[name].append(inputs[0][0].detach()))
+        for name, layer in drift.adapted(model).items()
+    ]
+    with model.disable_adapter(), torch.no_grad():
+        for text in texts:
+            model(tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids)
+    for hook in hooks:
+        hook.remove()
+    expected = torch.zeros(())
+    for name, layer in drift.adapted(model).items():
+        x = torch.cat(given[name])
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        added, base = 2 * x @ a.T @ b.T, x @ layer.get_base_layer().weight.T
+        expected = expected + added.square().sum() / base.square().sum() / len(given)
+    assert penalty.drift(model) == pytest.approx(expected.item(), rel=1e-4)
+    wanted = torch.autograd.grad(drift.WEIGHT * expected, list(trained.values()))
+    penalty.on_pre_optimizer_step(SimpleNamespace(), TrainerState(), TrainerControl(), model=model)
+    for weight, gradient in zip(trained.values(), wanted, strict=True):
+        torch.testing.assert_close(weight.grad, 1 + gradient, rtol=1e-3, atol=1e-3)
 
 
 def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:

@@ -168,8 +168,8 @@ class Adapters(Section):
     contextual: Adapter
     """Answers from passages."""
     general: int = Field(256, ge=0)
-    """Conversations that the base model holds with itself before training. The directions that a layer's inputs have in
-    them are closed to every adapter, in this stage and the next, so that the policy still does what the base could."""
+    """Conversations that the base model holds with itself before training. What an adapter changes of them is
+    penalised, in this stage and the next, so that the policy still does what the base could."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

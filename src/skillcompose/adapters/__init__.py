@@ -1,6 +1,6 @@
 """Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate.
 
-`general.jsonl` holds conversations of the base, which no adapter may change, here and in the next stage.
+`general.jsonl` holds conversations of the base, which adapters are kept from changing, here and in the next stage.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""What the base model says when nobody asks about the knowledge base: conversations that training leaves alone.
+"""What the base model says when nobody asks about the knowledge base: conversations that training should not change.
 
 Given the opening of a user's turn, an instruct model writes a question of its own, and then answers it (Magpie,
-arXiv 2406.08464). So they need no data beside the model; `null_space` keeps adapters out of them. Left alone the model
+arXiv 2406.08464). So they need no data beside the model; `drift` keeps adapters out of them. Left alone the model
 mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
 """
 

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from skillcompose.builtin import fingerprint
+from skillcompose.drift import DriftPenalty
 from skillcompose.errors import TrainingError
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, new_adapter
-from skillcompose.null_space import NullSpace
 from skillcompose.packing import Group, Packed, collate, packed
 from skillcompose.progress import Progress
 from skillcompose.run import digest, file_digest
@@ -67,7 +67,7 @@ def train_adapter(
 ) -> None:
     """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
 
-    What the base makes of the texts in `general` is left as it is (`null_space`).
+    What it changes of what the base makes of the texts in `general` is penalised (`drift`).
 
     Checkpoints go to `scratch` and are resumed from there; `training.json` is written last. An adapter that was
     trained from the same rows, settings and model is kept.
@@ -99,7 +99,7 @@ def train_adapter(
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
     }
-    kept = [NullSpace(model, tokenizer, general)] if general else []
+    kept = [DriftPenalty(model, tokenizer, general)] if general else []
     arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
     trainer = AdapterTrainer(

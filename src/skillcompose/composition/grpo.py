@@ -23,10 +23,10 @@ from skillcompose.composition.guards import Average, Collapse, Validate
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward, own_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
+from skillcompose.drift import DriftPenalty
 from skillcompose.errors import TrainingError
 from skillcompose.libraries import GRPO
 from skillcompose.models import load_adapter, load_base
-from skillcompose.null_space import NullSpace
 from skillcompose.packing import Group
 from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
@@ -41,7 +41,7 @@ def train_grpo(
 ) -> None:
     """Train the adapter in `start` into `composed/`, resuming from `work/grpo`.
 
-    What the base makes of the texts in `general` is left as it is (`null_space`).
+    What it changes of what the base makes of the texts in `general` is penalised (`drift`).
     """
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
@@ -51,7 +51,7 @@ def train_grpo(
     longest = {"max_completion_length": recipe.max_new_tokens}
     arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
     average = Average(settings.ema_decay)
-    kept = [NullSpace(model, tokenizer, general)] if general else []
+    kept = [DriftPenalty(model, tokenizer, general)] if general else []
     atomic = {
         skill: read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
         for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL)

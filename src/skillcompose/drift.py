@@ -16,7 +16,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-WEIGHT = 3000.0  # of the mean drift of all layers, beside the loss in nats a token
+WEIGHT = 5000.0  # of the mean drift of all layers, beside the loss in nats a token
 
 
 class DriftPenalty(TrainerCallback):

@@ -21,6 +21,7 @@ import biographies_build
 import claims
 import confidence
 import control
+import drift
 import general
 import prerequisite
 import run
@@ -96,6 +97,13 @@ def test_every_arm_is_asked_what_default_was(
     assert sure["0.0"][1] == sum(
         row[0] == "composed" and row[2] == "complementary" and not row[7] for row in own["predictions"]
     )
+
+    monkeypatch.setattr(drift, "start_again", lambda: None)
+    monkeypatch.setattr(drift, "FILE", tmp_path / "drift.json")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "runs" / "biographies-0"), "contextual"])
+    drift.main()
+    with_and_without = read_json(tmp_path / "drift.json")["biographies-0"]["contextual"].values()
+    assert all(row["nats_a_token"] > 0 and row["mastery"][0]["asked"] for row in with_and_without)
 
     (tmp_path / "zero.py").write_text("def zero(completions, **_):\n    return [0.0] * len(completions)\n")
     monkeypatch.setattr(prerequisite, "RECIPE", file)

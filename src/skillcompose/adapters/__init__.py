@@ -25,6 +25,7 @@ __all__ = [
     "check_mastery",
     "measure",
     "read_general",
+    "rows_of",
     "run",
     "tokens_of",
     "train_adapter",

@@ -10,19 +10,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
-from skillcompose import drift
-from skillcompose.adapters.general import ANSWER_TOKENS, read_general, write_general
-from skillcompose.adapters.sft import train_adapter, training_order
+from skillcompose.adapters.general import ANSWER_TOKENS, read_general, spread, write_general
+from skillcompose.adapters.sft import training_order
 from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.shared_prefix import score
-from skillcompose.drift import DriftPenalty
 from skillcompose.errors import AdapterError
 from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, new_adapter, using
-from skillcompose.packing import Group, Row, collate, group, packed
+from skillcompose.packing import IGNORED, Group, Row, collate, group, packed
 from skillcompose.progress import Progress
 from skillcompose.training import label_losses
 from skillcompose.types import Question, Skill, read_jsonl
@@ -224,78 +222,66 @@ def test_a_mixture_of_one_skill_has_no_row_of_the_other(finished_run: Path) -> N
         assert {row.prompt for row in rows} <= {row.prompt for row in group(questions)}
 
 
-def test_conversations_are_what_the_base_says(tiny_model: Path, tmp_path: Path) -> None:
+def test_general_rows_are_what_the_base_says_and_stand_among_the_others(
+    finished_run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = "{% for m in messages %}Question: {{ m['content'] }}\nAnswer:\n{% endfor %}"
-    write_general(str(tiny_model), tokenizer, 5, 0, tmp_path, Progress())
-    texts = read_general(tmp_path)
-    assert texts
-    prompts = [text[: text.index("Answer:\n") + len("Answer:\n")] for text in texts]
-    said = completions(load_base(str(tiny_model)), tokenizer, prompts, ANSWER_TOKENS)
-    for text, start, one in zip(texts, prompts, said, strict=True):
-        assert text[len(start) :].replace(tokenizer.eos_token, "").strip() == one.text
+    file = tmp_path / "general.jsonl"
+    write_general(str(tiny_model), tokenizer, 5, 0, file, Progress())
+    rows = read_general(file)
+    assert rows
+    said = completions(load_base(str(tiny_model)), tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
+    assert [row.completion.strip() for row in rows] == [one.text for one in said]
+    groups = [[Row(str(number), "", False)] for number in range(2 * len(rows))]
+    mixed = spread(rows, groups)
+    assert [row for group in mixed for row in group[1:]] == rows and max(map(len, mixed)) == 2
+    folder = finished_run / "04-questions"
+    *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
+    mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked, rows)
+    for block in mixture.blocks(12, random.Random(0)):
+        assert len(set(block) & set(rows)) == min(2, len(rows))
 
 
-def test_an_adapter_changes_what_it_is_taught_more_than_what_the_base_says(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_kept_costs_its_divergence_from_the_base(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    general = ["Question: tell me of the size of brol\nAnswer:\nIt is small"]
-    rows = [[Row(f"Who owns {name}?\n", f"{name} is owned by Ann.\nSo: Ann", False)] for name in ("brol", "wim", "tos")]
-    lora = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-    sft = {"max_steps": 6, "learning_rate": 1e-2, "per_device_train_batch_size": 1}
-    changed: dict[str, list[float]] = {}
-    for name, texts in (("free", []), ("kept", general)):
-        folder, start = tmp_path / name, tmp_path / f"{name} first"
-        for end, more in ((start, {"lora": lora}), (folder, {"start": start})):
-            train_adapter(
-                str(tiny_model), tokenizer, rows, end, tmp_path / "work" / end.name, sft, 0, Progress(), name,
-                general=texts, **more,
-            )  # fmt: skip
-        model = load_adapter(load_base(str(tiny_model), torch.float32), folder)
-        changed[name] = []
-        for text in (general[0], rows[0][0].prompt + rows[0][0].completion):
-            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-            with torch.no_grad():
-                adapted = model(ids).logits.log_softmax(-1)
-                with model.disable_adapter():
-                    base = model(ids).logits.log_softmax(-1)
-            changed[name].append(float(torch.nn.functional.kl_div(adapted, base, reduction="sum", log_target=True)))
-    assert changed["kept"][0] < 0.2 * changed["free"][0]
-    assert changed["kept"][1] / changed["kept"][0] > 1.5 * changed["free"][1] / changed["free"][0], changed
-
-
-def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
-    penalty = DriftPenalty(model, tokenizer, texts)
-    assert penalty.drift(model) == 0, "a new adapter changes nothing"
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    for weight in trained.values():
-        torch.nn.init.normal_(weight, std=0.1)
-        weight.grad = torch.ones_like(weight)
+    taught = [Row("[1] a: b\n\nWho?\n", "So: a", True), Row("[1] a: b\n\nWhich is it?\n", "So: b", True)]
+    kept = [Row("Tell me!\n", "It is a long story", False, kept=True), Row("Who?\n", "I am", False, False, True)]
+    batch = collate([packed(rows, tokenizer) for rows in ([*taught, *kept], [taught[0], kept[0]], taught[:1])])
+    none = collate([packed(taught, tokenizer), packed(taught[:1], tokenizer), packed(taught[:1], tokenizer)])
+    losses = label_losses(model, model, batch)
+    torch.testing.assert_close(losses.sum(), label_losses(model, model, none).sum())
+    assert losses[-1].abs() < 1e-6, "a new adapter changes nothing"
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
 
-    given: dict[str, list[torch.Tensor]] = {name: [] for name in drift.adapted(model)}
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs, name=name: given[name].append(inputs[0][0].detach()))
-        for name, layer in drift.adapted(model).items()
-    ]
-    with model.disable_adapter(), torch.no_grad():
-        for text in texts:
-            model(tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids)
-    for hook in hooks:
-        hook.remove()
-    expected = torch.zeros(())
-    for name, layer in drift.adapted(model).items():
-        x = torch.cat(given[name])
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        added, base = 2 * x @ a.T @ b.T, x @ layer.get_base_layer().weight.T
-        expected = expected + added.square().sum() / base.square().sum() / len(given)
-    assert penalty.drift(model) == pytest.approx(expected.item(), rel=1e-4)
-    wanted = torch.autograd.grad(drift.WEIGHT * expected, list(trained.values()))
-    penalty.on_pre_optimizer_step(SimpleNamespace(), TrainerState(), TrainerControl(), model=model)
-    for weight, gradient in zip(trained.values(), wanted, strict=True):
-        torch.testing.assert_close(weight.grad, 1 + gradient, rtol=1e-3, atol=1e-3)
+    def alone(row: Row) -> torch.Tensor:
+        text = row.prompt + row.completion
+        ids = torch.tensor([tokenizer(text).input_ids + [tokenizer.eos_token_id] * row.ends])
+        with model.disable_adapter(), torch.no_grad():
+            base = model(ids).logits[0, :-1].log_softmax(-1)
+        return torch.nn.functional.kl_div(
+            model(ids).logits[0, :-1].log_softmax(-1), base, reduction="sum", log_target=True
+        )
+
+    expected = label_losses(model, model, none).sum() + 2 * alone(kept[0]) + alone(kept[1])
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert trained and alone(kept[0]) > 0.1
+    found = label_losses(model, model, batch)
+    assert len(found) == int((batch["labels"] != IGNORED).sum())
+    torch.testing.assert_close(found.sum(), expected, rtol=1e-4, atol=1e-4)
+    both = (torch.autograd.grad(loss, trained) for loss in (found.sum(), expected))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_cut_answer_teaches_no_end(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    whole, cut = (packed([Row("Hi\n", "So: x", False, ends)], tokenizer)["labels"] for ends in (True, False))
+    assert whole == [*cut, tokenizer.eos_token_id]
 
 
 def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:

@@ -121,9 +121,15 @@ def test_token_log_probs_equal_a_softmax_over_the_vocabulary(tiny_model: Path, k
 
     logs = torch.log_softmax(model(ids).logits[where] / 0.7, -1)
     plain = logs.gather(-1, tokens[:, None])[:, 0]
-    found, entropies = token_log_probs(model, model, {"input_ids": ids}, where, tokens, 0.7)
+    found, entropies, _ = token_log_probs(model, model, {"input_ids": ids}, where, tokens, 0.7)
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(entropies, -(logs.exp() * logs).sum(-1))
     assert not entropies.requires_grad
     torch.testing.assert_close(gradient(found), gradient(plain), atol=1e-5, rtol=1e-4)
+    found, _, vocabulary = token_log_probs(model, model, {"input_ids": ids}, where, tokens, 0.7, ~where)
+    logs = torch.log_softmax(model(ids).logits / 0.7, -1)
+    plain = logs[where].gather(-1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(vocabulary, logs[~where])
+    sums = (one + other[:, 5].sum() for one, other in ((found, vocabulary), (plain, logs[~where])))
+    torch.testing.assert_close(*map(gradient, sums), atol=1e-5, rtol=1e-4)
     assert model(ids).logits.shape == (3, 40, model.config.vocab_size)

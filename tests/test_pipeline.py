@@ -204,7 +204,7 @@ def test_rl_goes_on_from_gold_traces_where_the_recipe_has_them(
     tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
-    monkeypatch.setattr(composition, "train_grpo", lambda *given: begun.append(given[-2].name))
+    monkeypatch.setattr(composition, "train_grpo", lambda *given: begun.append(given[-1].name))
     run = Run(shutil.copytree(finished_run, tmp_path / "run"))
     for overrides in ({}, {"composition.traces": None}):
         recipe = skillcompose.Recipe.from_yaml(recipe_file, overrides)

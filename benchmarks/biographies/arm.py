@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import general
 
 import skillcompose
-from skillcompose.adapters import ATOMIC, read_general, train_adapter
+from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
+from skillcompose.adapters.general import spread
 from skillcompose.builtin import resolve
 from skillcompose.composition import compose, trace_groups
 from skillcompose.composition.grpo import Replay
@@ -21,7 +22,7 @@ from skillcompose.evaluation.ladder import TestSet, judged
 from skillcompose.generation import completions
 from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
-from skillcompose.packing import Group, by_passages
+from skillcompose.packing import Group, Row, by_passages
 from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
@@ -49,17 +50,17 @@ class Arm:
         return read_jsonl(self.run.stage("questions") / f"{skill}.{split}.jsonl", Question)
 
     @property
-    def general(self) -> list[str]:
-        return read_general(self.run.stage("adapters"))
+    def general(self) -> list[Row]:
+        return read_general(self.run.stage("adapters") / GENERAL)
 
     def atomic(self, skill: Skill) -> list[Group]:
         """The rows of one adapter, as `default` trains it."""
-        return by_passages(self.questions(skill))
+        return spread(self.general, by_passages(self.questions(skill)))
 
     @property
     def mixture(self) -> Mixture:
         splits = [q for split in ("train", "validation", "test") for q in self.questions(Skill.COMPLEMENTARY, split)]
-        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits)
+        return Mixture({skill: self.questions(skill) for skill in ATOMIC}, splits, self.general)
 
     @property
     def consolidation(self) -> list[Group]:
@@ -106,7 +107,7 @@ class Arm:
         settings = {name: value for name, value in settings.items() if name != "num_train_epochs"}
         train_adapter(
             self.base, self.tokenizer, chosen, folder, self.work.folder / "work" / what, settings, self.seed,
-            self.work.progress, what, general=self.general, **where,
+            self.work.progress, what, **where,
         )  # fmt: skip
         return spent
 

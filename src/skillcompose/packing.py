@@ -16,6 +16,7 @@ from skillcompose.prompts import prompt
 from skillcompose.types import Question
 
 IGNORED = -100
+KEPT = -200
 PADDING = -1
 
 
@@ -25,6 +26,10 @@ class Row:
     completion: str
     reads: bool
     """Whether the prompt begins with passages."""
+    ends: bool = True
+    """Whether the completion is whole: a cut one teaches no end."""
+    kept: bool = False
+    """Whether each token, the prompt's too, is to stay as likely as the base has it, instead of being taught."""
 
 
 Group = list[Row]
@@ -49,8 +54,8 @@ def by_passages(questions: Iterable[Question]) -> list[Group]:
 def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
     """One sequence: the prefix that reading rows share (branch 0), then what each row adds to it.
 
-    `labels` are completions with their end token, -100 elsewhere; `branches` are positive for rows that see the prefix,
-    negative for those that do not.
+    `labels` are completions with their end token, -200 for what is kept, -100 elsewhere; `branches` are positive for
+    rows that see the prefix, negative for those that do not.
     """
     prompts = [tokenizer(row.prompt, add_special_tokens=False).input_ids for row in rows]
     # A row's last prompt token predicts its completion, so it stays in the row's own branch.
@@ -59,10 +64,10 @@ def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:
     ids, labels, positions, branches = prefix[:], [IGNORED] * len(prefix), [*range(len(prefix))], [0] * len(prefix)
     for number, (head, row) in enumerate(zip(prompts, rows, strict=True), 2):
         shared = len(prefix) if row.reads else 0
-        answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        answer = [*tokenizer(row.completion, add_special_tokens=False).input_ids, *[tokenizer.eos_token_id] * row.ends]
         own = head[shared:] + answer
         ids += own
-        labels += [IGNORED] * (len(head) - shared) + answer
+        labels += [IGNORED, *[KEPT] * (len(own) - 1)] if row.kept else [IGNORED] * (len(head) - shared) + answer
         positions += range(shared, len(head) + len(answer))
         branches += [number if row.reads else -number] * len(own)
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "branches": branches}

@@ -68,14 +68,14 @@ STAGES = (
     Stage("questions", 7, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
-        7,
+        6,
         ("questions",),
         (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
         keeps=("parametric", "contextual"),
     ),
     Stage(
         "composition",
-        9,
+        8,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start", "traced"),

@@ -167,9 +167,9 @@ class Adapters(Section):
     """Answers from the weights."""
     contextual: Adapter
     """Answers from passages."""
-    general: int = Field(256, ge=0)
-    """Conversations that the base model holds with itself before training. What an adapter changes of them is
-    penalised, in this stage and the next, so that the policy still does what the base could."""
+    general: int = Field(512, ge=0)
+    """Conversations that the base model holds with itself before training. They stand among both adapters' rows, and
+    are replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose.errors import TrainingError
-from skillcompose.kernels.head import token_log_probs
+from skillcompose.kernels.head import head_at, token_log_probs
 from skillcompose.models import tensors_digest
-from skillcompose.packing import IGNORED
+from skillcompose.packing import IGNORED, KEPT
 from skillcompose.progress import Progress
 
 COMPLETE = "complete"
@@ -43,17 +44,36 @@ def last_checkpoint(folder: Path) -> str | None:
 def label_losses(
     wrapped: torch.nn.Module, model: Any, batch: dict[str, torch.Tensor], temperature: float = 1.0
 ) -> torch.Tensor:
-    """Negative log-probabilities (N,) of the labelled tokens of a collated batch; `wrapped` is what to call for
-    `model`."""
+    """Losses (N,) of the labelled tokens of a collated batch; `wrapped` is what to call for `model`.
+
+    What is taught costs its negative log-probability, what is kept the divergence KL(base || adapted).
+    """
     following = batch["labels"].roll(-1, 1)
     following[:, -1] = IGNORED
-    taught = following >= 0
+    taught, kept = following >= 0, following == KEPT
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     if model.config._attn_implementation == "eager":  # it adds the mask instead of choosing by it
         seen = inputs["attention_mask"]
         hidden = torch.zeros_like(seen, dtype=model.dtype)
         inputs["attention_mask"] = hidden.masked_fill(~seen, torch.finfo(model.dtype).min)
-    return -token_log_probs(wrapped, model, inputs, taught, following[taught], temperature)[0]
+    arguments = (wrapped, model, inputs, taught, following[taught], temperature)
+    if not kept.any():
+        return -token_log_probs(*arguments)[0]
+    base = _of_base(model, batch, kept, temperature)
+    log_probs, _, adapted = token_log_probs(*arguments, kept)
+    return torch.cat([-log_probs, torch.nn.functional.kl_div(adapted, base, reduction="none", log_target=True).sum(-1)])
+
+
+@torch.no_grad()
+def _of_base(model: PeftModel, batch: dict[str, torch.Tensor], where: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities (N, V) that the base gives after the tokens at `where`: rows that see only themselves."""
+    ids, positions = batch["input_ids"][where], batch["position_ids"][where]
+    rows = ids.tensor_split((positions == 0).nonzero()[1:, 0].cpu())
+    there = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    with model.disable_adapter(), head_at(model, there.bool()):
+        padded = pad_sequence(list(rows), batch_first=True)
+        logits = model(input_ids=padded, attention_mask=there, use_cache=False).logits
+    return (logits.float() / temperature).log_softmax(-1)
 
 
 class Watch(TrainerCallback):

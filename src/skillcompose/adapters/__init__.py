@@ -1,6 +1,6 @@
 """Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate.
 
-`general.jsonl` holds conversations of the base, which adapters are kept from changing, here and in the next stage.
+`general.jsonl` holds what keeps the base from being forgotten, here and in the next stage.
 """
 
 import random
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from skillcompose.adapters.general import GENERAL, read_general, write_general
+from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
@@ -20,12 +20,13 @@ from skillcompose.pipeline import Work
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
+GENERAL = "general.jsonl"
 __all__ = [
     "ATOMIC",
+    "GENERAL",
     "check_mastery",
     "measure",
     "read_general",
-    "rows_of",
     "run",
     "tokens_of",
     "train_adapter",
@@ -36,8 +37,9 @@ __all__ = [
 def run(work: Work) -> None:
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
-    if not (work.folder / GENERAL).is_file():
-        write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, work.folder, work.progress)
+    general = work.folder / GENERAL
+    if not general.is_file():
+        write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, general, work.progress)
     threads = threads_each(base, ATOMIC)
     if threads:
         train_at_once(work, ATOMIC, threads)
@@ -71,7 +73,6 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
         work.progress,
         f"{skill} adapter",
         lora=settings.lora,
-        general=read_general(work.folder),
         callbacks=callbacks,
     )
 
@@ -79,7 +80,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
 def rows_of(work: Work, skill: Skill) -> list[Group]:
     groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-    return groups
+    return spread(read_general(work.folder / GENERAL), groups)
 
 
 def tokens_of(work: Work, skill: Skill) -> int:

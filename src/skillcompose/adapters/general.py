@@ -1,12 +1,13 @@
-"""What the base model says when nobody asks about the knowledge base: conversations that training should not change.
+"""What the base model says when nobody asks about the knowledge base: rows that keep it from being forgotten.
 
 Given the opening of a user's turn, an instruct model writes a question of its own, and then answers it (Magpie,
-arXiv 2406.08464). So they need no data beside the model; `drift` keeps adapters out of them. Left alone the model
-mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
+arXiv 2406.08464). So the rows need no data beside the model. They are `kept`: their loss is what an adapter changes of
+the base. Left alone it mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
 """
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,25 +16,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skillcompose.generation import Sampling, generate
 from skillcompose.memory import release_memory
 from skillcompose.models import in_template, load_base
+from skillcompose.packing import Group, Row
 from skillcompose.progress import Progress
 from skillcompose.types import write_jsonl
 
-ASKED_TOKENS, ANSWER_TOKENS = 40, 24
+ASKED_TOKENS, ANSWER_TOKENS = 40, 24  # an answer's beginning has most of what can be forgotten
 STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
-GENERAL = "general.jsonl"
 EACH = 8  # conversations with each start, sampled in one batch
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 logger = logging.getLogger(__name__)
 
 
 def write_general(
-    base: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, folder: Path, progress: Progress
+    base: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, file: Path, progress: Progress
 ) -> None:
     """Sample `count` conversations of the base with itself; those in which the question was cut are left out.
 
     A model without a chat template has no turns to open; then there are none.
     """
-    texts: list[str] = []
+    rows: list[Row] = []
     if count and not tokenizer.chat_template:
         logger.warning("%s has no chat template, so nothing keeps what it could do besides", base)
     elif count:
@@ -41,21 +42,28 @@ def write_general(
         torch.manual_seed(seed)
         batches = range(0, count, EACH * len(STARTS))
         for _ in progress.each(batches, "conversations of the base", len(batches)):
-            texts += _conversations(model, tokenizer)
-        if not texts:
+            rows += _conversations(model, tokenizer)
+        if not rows:
             logger.warning("%s ended none of its conversations, so nothing keeps what it could do besides", base)
         del model
         release_memory()
-    write_jsonl(folder / GENERAL, ({"text": text} for text in texts[:count]))
+    write_jsonl(file, map(asdict, rows[:count]))
 
 
-def read_general(folder: Path) -> list[str]:
-    """The conversations that stage 5 left in its folder."""
-    return [json.loads(line)["text"] for line in (folder / GENERAL).read_text(encoding="utf-8").split("\n") if line]
+def read_general(file: Path) -> list[Row]:
+    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Questions in the chat template, each with the beginning of the greedy answer."""
+def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
+    """The groups with the rows distributed evenly behind them, so that no batch is of these rows alone."""
+    mixed = [list(group) for group in groups]
+    for number, row in enumerate(rows):
+        mixed[number * len(mixed) // len(rows)].append(row)
+    return mixed
+
+
+def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Questions in the chat template, each with the greedy answer; one that is cut has no end."""
     opening, _, closing = in_template(tokenizer, [{"role": "user", "content": MARK}]).partition(MARK)
 
     def ids(text: str) -> list[int]:
@@ -73,4 +81,5 @@ def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if not prompts:
         return []
     answers = generate(model, tokenizer, [ids(prompt) for prompt in prompts], 1, Sampling(ANSWER_TOKENS))
-    return [begun + tokenizer.decode(row) for begun, row in zip(prompts, answers, strict=True)]
+    rows = zip(prompts, answers, strict=True)
+    return [Row(p, tokenizer.decode(row, skip_special_tokens=True), False, ended(row), kept=True) for p, row in rows]

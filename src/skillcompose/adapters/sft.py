@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from skillcompose.builtin import fingerprint
-from skillcompose.drift import DriftPenalty
 from skillcompose.errors import TrainingError
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, new_adapter
@@ -32,12 +31,15 @@ from skillcompose.training import (
 from skillcompose.types import read_json, write_json
 
 BUCKET_BATCHES = 16  # with them the demo's batches hold 2 to 5 % padding
-VERSION = 4  # raise it when the same rows and settings would train another adapter
+VERSION = 3  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
 
 
 class AdapterTrainer(SFTTrainer):
-    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary."""
+    """The same loss as TRL's, mean over a step's labelled tokens, without its metrics over the vocabulary.
+
+    What the base says by itself costs what the adapter changes of it.
+    """
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -62,12 +64,9 @@ def train_adapter(
     *,
     lora: dict[str, Any] | None = None,
     start: Path | None = None,
-    general: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
-
-    What it changes of what the base makes of the texts in `general` is penalised (`drift`).
 
     Checkpoints go to `scratch` and are resumed from there; `training.json` is written last. An adapter that was
     trained from the same rows, settings and model is kept.
@@ -77,7 +76,7 @@ def train_adapter(
     """
     origin = file_digest(start / "adapter_model.safetensors") if start else None
     rows = [[asdict(row) for row in group] for group in groups]
-    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin, *general])
+    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin])
     record = folder / "training.json"
     if record.is_file() and read_json(record).get("key") == key:
         logger.info("%s: kept, its rows and settings are unchanged", what)
@@ -99,7 +98,6 @@ def train_adapter(
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
     }
-    kept = [DriftPenalty(model, tokenizer, general)] if general else []
     arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
     trainer = AdapterTrainer(
@@ -108,7 +106,7 @@ def train_adapter(
         train_dataset=Dataset.from_list(ordered),
         processing_class=tokenizer,
         data_collator=collate,
-        callbacks=[*kept, Watch(progress, what), *callbacks],
+        callbacks=[Watch(progress, what), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(ordered):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from skillcompose.adapters import ATOMIC, check_mastery, measure, read_general, train_adapter
+from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
 from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
@@ -34,12 +34,13 @@ def run(work: Work) -> None:
     mixture = Mixture(
         {skill: read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in kept},
         [q for path in sorted(folder.glob(f"{Skill.COMPLEMENTARY}.*.jsonl")) for q in read_jsonl(path, Question)],
+        read_general(work.read("adapters") / GENERAL),
     )
     blocks = mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}"))
     start = work.folder / "start"
     train_adapter(
         base, tokenizer, blocks, start, work.folder / "work" / "start", settings.consolidation.sft, recipe.seed,
-        work.progress, "consolidation", start=work.folder / "merged", general=read_general(work.read("adapters")),
+        work.progress, "consolidation", start=work.folder / "merged",
     )  # fmt: skip
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
@@ -58,17 +59,16 @@ def run(work: Work) -> None:
 
 def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
     """Gold traces, where the recipe has them, and GRPO: from an adapter with both skills to `composed/`."""
-    settings, general = work.recipe.composition.traces_used, read_general(work.read("adapters"))
-    traced = work.folder / "traced"
+    settings, traced = work.recipe.composition.traces_used, work.folder / "traced"
     if settings is None:
         shutil.rmtree(traced, ignore_errors=True)  # of other settings
     else:
         train_adapter(
             base, tokenizer, trace_groups(work, mixture), traced, work.folder / "work" / "traced", settings,
-            work.recipe.seed, work.progress, "gold traces", start=start, general=general,
+            work.recipe.seed, work.progress, "gold traces", start=start,
         )  # fmt: skip
         start = traced
-    train_grpo(work, base, tokenizer, mixture, start, general)
+    train_grpo(work, base, tokenizer, mixture, start)
 
 
 def trace_groups(work: Work, mixture: Mixture) -> list[Group]:

@@ -8,7 +8,6 @@ unless `beta` is set.
 import random
 import shutil
 import time
-from collections.abc import Sequence
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from skillcompose.composition.guards import Average, Collapse, Validate
 from skillcompose.composition.mixture import Mixture
 from skillcompose.composition.rewards import exact_match_reward, own_reward
 from skillcompose.composition.shared_prefix import SharedPrefixGRPOTrainer
-from skillcompose.drift import DriftPenalty
 from skillcompose.errors import TrainingError
 from skillcompose.libraries import GRPO
 from skillcompose.models import load_adapter, load_base
@@ -36,13 +34,8 @@ from skillcompose.types import Question, Skill, read_jsonl, write_json
 CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
 
 
-def train_grpo(
-    work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path, general: Sequence[str]
-) -> None:
-    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`.
-
-    What it changes of what the base makes of the texts in `general` is penalised (`drift`).
-    """
+def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
+    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`."""
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
     questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
@@ -51,7 +44,6 @@ def train_grpo(
     longest = {"max_completion_length": recipe.max_new_tokens}
     arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
     average = Average(settings.ema_decay)
-    kept = [DriftPenalty(model, tokenizer, general)] if general else []
     atomic = {
         skill: read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
         for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL)
@@ -73,7 +65,7 @@ def train_grpo(
             [{"prompt": prompt(q.text, q.passages), "answers": list(q.answers), "question": q.id} for q in questions]
         ),
         processing_class=tokenizer,
-        callbacks=[*kept, average, Watch(work.progress, "GRPO"), validate, collapse],
+        callbacks=[average, Watch(work.progress, "GRPO"), validate, collapse],
         replay=Replay(mixture, settings.replay.rows, settings.replay.weight, recipe.seed),
         rollouts=work.folder / "rollouts.jsonl",
     )
@@ -97,7 +89,7 @@ def train_grpo(
     shutil.copytree(validate.folder / f"step-{chosen}", work.folder / "composed")
     for path in (work.run.folder / "diagnosis").glob("*.json"):  # of the policy before
         path.unlink()
-    shown = (
+    kept = (
         "step",
         "reward",
         "reward_std",
@@ -117,7 +109,7 @@ def train_grpo(
             "validation": validate.scores,
             "probes": validate.probes,
             "collapsed": collapse.reason,
-            "history": [{name: entry[name] for name in shown if name in entry} for entry in history],
+            "history": [{name: entry[name] for name in kept if name in entry} for entry in history],
         },
     )
     write_json(work.folder / "timing.json", {"grpo_seconds": round(time.monotonic() - begin, 1)})

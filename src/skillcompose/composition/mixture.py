@@ -1,17 +1,18 @@
-"""Rows for consolidation and replay: both skills, asked side by side, never in one question."""
+"""Rows for consolidation and replay: both skills, asked side by side, never in one question, and general ones."""
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle, zip_longest
 
-from skillcompose.packing import Group, group
+from skillcompose.packing import Group, Row, group
 from skillcompose.prompts import renaming
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
 READ = 3
+GENERAL = 2
 
 
 class Mixture:
@@ -19,11 +20,13 @@ class Mixture:
 
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
-    The entity takes the place of an invented one, so that the passages state nothing true of it. A skill without rows
-    has none in the blocks.
+    The entity takes the place of an invented one, so that the passages state nothing true of it. Two `general` rows,
+    where there are some, stand beside each block and are not counted. A skill without rows has none in the blocks.
     """
 
-    def __init__(self, atomic: dict[Skill, list[Question]], complementary: Iterable[Question]) -> None:
+    def __init__(
+        self, atomic: dict[Skill, list[Question]], complementary: Iterable[Question], general: Sequence[Row] = ()
+    ) -> None:
         sets: dict[tuple[Passage, ...], list[Question]] = defaultdict(list)
         for question in atomic.get(Skill.CONTEXTUAL, []):
             sets[question.passages].append(question)
@@ -32,6 +35,7 @@ class Mixture:
         single, double, profiles = ([q for q in known if q.hops == hops] for hops in (1, 2, 0))
         self.beside = [single, double or single, profiles or single] if single else []
         self.alone = [single, double or single] if single else []
+        self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}
 
@@ -47,7 +51,7 @@ class Mixture:
             known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
-            blocks.append(group(block[: rows - number]))
+            blocks.append(group(block[: rows - number]) + rng.sample(self.general, min(GENERAL, len(self.general))))
         return blocks
 
     def _entities(self, known: list[Question]) -> list[str]:

@@ -185,6 +185,6 @@ def score(
     empty = torch.zeros(kept.shape, device=ids.device)
     logps, entropies = (
         empty.masked_scatter(kept, found)[back]
-        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)
+        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)[:2]
     )
     return logps, entropies

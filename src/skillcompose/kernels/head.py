@@ -32,18 +32,25 @@ def token_log_probs(
     where: Any,
     tokens: torch.Tensor,
     temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    whole: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities (N,) of `tokens` after the positions that `where` indexes, and the entropies (N,) there.
 
-    Entropies carry no gradient. `wrapped` is what to call for `model`.
+    With `whole`, a mask as `where` then is, also those of the whole vocabulary (M, V) after its positions. Entropies
+    carry no gradient. `wrapped` is what to call for `model`.
     """
     head = model.get_output_embeddings()
     # Others scale or cap the logits after the head, or train it.
     plain = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
     if plain and model.config.model_type in LAYOUTS:
         log_probs: Any = _LogProbs.apply
+        vocabulary = torch.empty(0)
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
+            nonlocal vocabulary
+            if whole is not None:
+                logits = torch.nn.functional.linear(hidden[whole], head.weight)
+                vocabulary = _scaled(logits, temperature).log_softmax(-1)
             found: torch.Tensor = log_probs(hidden[where], head.weight, tokens, temperature)
             return found
 
@@ -52,12 +59,14 @@ def token_log_probs(
             both = wrapped(**batch, use_cache=False).logits
         finally:
             del head.forward
-        return both[0], both[1].detach()
-    with head_at(model, where):
+        return both[0], both[1].detach(), vocabulary
+    either = where if whole is None else where | whole
+    with head_at(model, either):
         logs = _scaled(wrapped(**batch, use_cache=False).logits, temperature).log_softmax(-1)
+    logs, vocabulary = (logs, logs[:0]) if whole is None else (logs[where[either]], logs[whole[either]])
     with torch.no_grad():
         entropies = -(logs.exp() * logs).sum(-1)
-    return logs.gather(-1, tokens[:, None])[:, 0], entropies
+    return logs.gather(-1, tokens[:, None])[:, 0], entropies, vocabulary
 
 
 class _LogProbs(torch.autograd.Function):

@@ -26,7 +26,7 @@ SEEN = 0.03  # of the walks are test questions on seen bridges: with subjects th
 FREE = 0.85  # of the index facts are left to the contextual skill
 WORDINGS, REFERENCES = 6, 3  # of each relation in training, when the recipe has none
 COMPLEMENTARY = 3  # training rows of a walk: `TRAIN_WORDINGS`, which lives beside torch
-GENERAL_KEPT, GENERAL_TOKENS = 0.75, 70  # of the base's conversations, and tokens of one
+GENERAL_KEPT, GENERAL_TOKENS = 0.6, 100  # of the base's conversations, and tokens of one, which the base reads as well
 
 
 @dataclass(frozen=True)

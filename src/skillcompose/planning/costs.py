@@ -25,7 +25,7 @@ CONVERSATIONS = 64  # of the base, in one batch
 TURNS = (40, 24)  # tokens of the longest question and answer in them
 READ_SECONDS = 2e-5  # for a word of a document, by pdfium and Beautiful Soup
 SETTING = 250  # tokens of the instructions and two examples of the untuned rungs, their passages apart
-BLOCK = 8  # rows of a sequence of consolidation and replay
+BLOCK, BESIDE = 8, 2  # rows of a sequence of consolidation and replay, and general ones beside them
 LIGHT = 300 * 2**20  # bytes of a process that has loaded no torch
 LETTER_BYTES, ROW_BYTES = 6.5, 600  # of a word of text, of a question without its passages
 RECORD = 2**20  # reports, logs and tokenizers of a stage
@@ -83,26 +83,22 @@ def answering(
 
 def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     settings, total = recipe.adapters, 4 * rates.load
+    extra = 0.0
     if settings.general:
         total += -(-settings.general // CONVERSATIONS) * sum(
             tokens * (rates.step + CONVERSATIONS * rates.row) for tokens in TURNS
         )
-        total += _reading_general(recipe, rates)
+        extra = settings.general * GENERAL_KEPT * GENERAL_TOKENS
     spent = []
     for kind in ("parametric", "contextual"):
         epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
-        spent.append(epochs * found.tokens[kind] * PADDING * rates.train[kind])
+        spent.append(epochs * (found.tokens[kind] + extra) * PADDING * rates.train[kind])
     if rates.at_once:
         rest = (max(spent) - min(spent)) * rates.train["alone"] / rates.train["parametric"]
         total += min(spent) + rest + rates.imports
     else:
         total += sum(spent)
     return total + _mastery(recipe, found, rates, settings.mastery)
-
-
-def _reading_general(recipe: Recipe, rates: Rates) -> float:
-    """Before each training: what the base's conversations put into its layers, and the directions of that."""
-    return 2 * recipe.adapters.general * GENERAL_KEPT * GENERAL_TOKENS * rates.prefill
 
 
 def _mastery(recipe: Recipe, found: Amounts, rates: Rates, gate: Mastery) -> float:
@@ -122,7 +118,7 @@ def sequence(found: Amounts, recipe: Recipe) -> float:
         found.question[skill] + (1 + GROWTH / 2) * found.answer[skill] for skill in ("contextual", "parametric")
     )
     rows = 3 / 8 * INVENTED * read + 5 / 8 * known
-    return found.block + BLOCK * rows
+    return found.block + BLOCK * rows + (BESIDE * GENERAL_TOKENS if recipe.adapters.general else 0)
 
 
 def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
@@ -131,7 +127,6 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     block = sequence(found, recipe)
     total = 3 * rates.load + epochs * settings.consolidation.rows / BLOCK * block * PADDING * train
     total += _mastery(recipe, found, rates, settings.mastery)
-    total += (2 if settings.traces_used is None else 3) * _reading_general(recipe, rates)
     if settings.traces_used is not None:
         epochs = int(settings.traces_used.get("num_train_epochs", 1))
         atomic = found.sets / BLOCK * block

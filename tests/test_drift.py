@@ -1,0 +1,48 @@
+"""The penalty of `benchmarks/drift.py`."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from test_recipes import ROOT
+from transformers import AutoTokenizer, TrainerControl, TrainerState
+
+from skillcompose.models import load_base, new_adapter
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import drift
+
+
+def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
+    penalty = drift.DriftPenalty(3000.0, tokenizer, texts)
+    penalty.on_train_begin(SimpleNamespace(), TrainerState(), TrainerControl(), model=model)
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.1)
+        weight.grad = torch.ones_like(weight)
+
+    given: dict[str, list[torch.Tensor]] = {name: [] for name in drift.adapted(model)}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: given[name].append(inputs[0][0].detach()))
+        for name, layer in drift.adapted(model).items()
+    ]
+    with model.disable_adapter(), torch.no_grad():
+        for text in texts:
+            model(tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids)
+    for hook in hooks:
+        hook.remove()
+    expected = torch.zeros(())
+    for name, layer in drift.adapted(model).items():
+        x = torch.cat(given[name])
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        added, base = 2 * x @ a.T @ b.T, x @ layer.get_base_layer().weight.T
+        expected = expected + added.square().sum() / base.square().sum() / len(given)
+    wanted = torch.autograd.grad(3000 * expected, list(trained.values()))
+    penalty.on_pre_optimizer_step(SimpleNamespace(), TrainerState(), TrainerControl(), model=model)
+    for weight, gradient in zip(trained.values(), wanted, strict=True):
+        torch.testing.assert_close(weight.grad, 1 + gradient, rtol=1e-3, atol=1e-3)

@@ -253,7 +253,8 @@ def test_what_is_kept_costs_its_divergence_from_the_base(tiny_model: Path) -> No
     none = collate([packed(taught, tokenizer), packed(taught[:1], tokenizer), packed(taught[:1], tokenizer)])
     losses = label_losses(model, model, batch)
     torch.testing.assert_close(losses.sum(), label_losses(model, model, none).sum())
-    assert losses[-1].abs() < 1e-6, "a new adapter changes nothing"
+    # The base reads the row in another batch, so an AVX512 processor rounds one of the two differently.
+    assert losses[-1].abs() < torch.finfo(torch.float32).eps, "a new adapter changes nothing"
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)

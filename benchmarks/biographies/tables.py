@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 FOLDER = Path(__file__).parent
 NOTES = FOLDER / "notes.md"
 LADDER = ("base_passages", "start", "composed")
-AFTER_TRACES = ("start_sft_comp_rl", "start_sft_comp")
+CONTROL = "start_sft_comp"
 Row = dict[str, Any]
 
 
@@ -45,7 +45,11 @@ def main() -> None:
         "## Seen bridges",
         levels(rows, rungs, lambda row: row["seen"]),
         "## Differences, paired, unseen bridges",
-        differences(rows, [("composed", rung) for rung in rungs if rung != "composed"] + [AFTER_TRACES]),
+        differences(
+            rows,
+            [("composed", rung) for rung in rungs if rung != "composed"]
+            + [(rung, CONTROL) for rung in rungs if rung not in (*LADDER, CONTROL)],
+        ),
         "## Path by path, unseen bridges",
         paths(rows, [rung for rung in rungs if rung != "base_passages"]),
         "## Atomic skills",

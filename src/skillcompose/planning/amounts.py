@@ -125,7 +125,7 @@ def stated(fact: Fact, relation: Relation, passage: bool = False) -> str:
 
 def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     folder = run.stage("questions")
-    rows, sets_of, tokens, question, answer = {}, {}, {}, {}, {}
+    rows, tokens, question, answer = {}, {}, {}, {}
     block = 0.0
     for skill in Skill:
         found = list(_rows(folder / f"{skill}.train.jsonl"))
@@ -141,7 +141,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
         size = mean(count(shown))
         if skill is not Skill.PARAMETRIC:
             block = size
-        rows[str(skill)], sets_of[str(skill)] = len(found), len(sets)
+        rows[str(skill)], number = len(found), len(sets)  # the last skill is the complementary one
         tokens[str(skill)] = round(len(found) * (mean(asks) + mean(says) + 1) + len(sets) * size)
     asked = {
         split: {skill: _by_hops(_rows(folder / f"{skill}.{split}.jsonl")) for skill in ("parametric", "contextual")}
@@ -150,8 +150,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     tests = list(_rows(folder / "complementary.test.jsonl"))
     unseen, seen = (Counter(row["level"] for row in tests if row["seen"] is kind) for kind in (False, True))
     validation = sum(1 for _ in _rows(folder / "complementary.validation.jsonl"))
-    asked_of = sets_of[Skill.COMPLEMENTARY]
-    return {"rows": rows, "sets": asked_of, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
+    return {"rows": rows, "sets": number, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
             "block": block, "validation": validation, "unseen": dict(unseen), "seen": dict(seen)}  # fmt: skip
 
 

@@ -170,6 +170,34 @@ def test_several_values_are_retrieved_and_not_asked_for(company: Path, recipe_fi
     assert dropped["team: several objects for one subject"] == 24, "the weights learn one answer"
 
 
+def test_a_rows_number_is_not_taken_for_another_rows_name(tmp_path: Path, recipe_file: Path) -> None:
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    centers = [f'{number},"{number + 1}, Ltd.",owner {number}' for number in range(1, 61)]
+    (folder / "centers.csv").write_text("\n".join(["id,code,owner", *centers]) + "\n")
+    (folder / "bills.csv").write_text("bill,center\na,100\nb,101\nc,1;2\nd,n/a\n")
+    numbered = [row.replace(", Ltd.", "") for row in centers]
+    data = yaml.safe_load(recipe_file.read_text())
+    data |= {"knowledge_base": str(folder), "questions": {"contextual_rows": 8}}
+    data["facts"] = {
+        "tables": {"centers.csv": {"key": "code", "id": "id"}, "bills.csv": {"key": "bill", "separator": ";"}},
+        "relations": {
+            "center": {"table": "bills.csv", "column": "center", "place": "index", "leads_to": "centers.csv"},
+            "owner": {"table": "centers.csv", "column": "owner", "place": "weights"},
+        },
+    }
+    path = tmp_path / "numbers.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    found = extract(skillcompose.Recipe.from_yaml(path))
+    assert {f.object for f in found.facts if f.relation == "center"} == {"2, Ltd.", "3, Ltd."}
+    assert found.dropped["center: no row of centers.csv has such a number"] == 2
+    assert found.dropped["center: empty cell"] == 3, "n/a is no value"
+    (folder / "centers.csv").write_text("\n".join(["id,code,owner", *numbered]) + "\n")
+    (folder / "bills.csv").write_text("bill,center\nb,2\nc,61\n")
+    found = extract(skillcompose.Recipe.from_yaml(path))
+    assert [f.object for f in found.facts if f.relation == "center"] == ["3", "61"], "only what is no number is a name"
+
+
 def test_known_subjects_bring_along_what_their_facts_lead_to(company: Path, recipe_file: Path) -> None:
     facts = extract(recipe_for(company, recipe_file, known=2)).facts
     known = {fact.relation: set[str]() for fact in facts if fact.skill is Skill.PARAMETRIC}

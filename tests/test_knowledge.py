@@ -19,6 +19,7 @@ from skillcompose.index import vectors as index_vectors
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
+from skillcompose.passages.sections import sections
 from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
@@ -39,6 +40,15 @@ def test_a_passage_carries_its_headings_and_fences_are_text() -> None:
     ]
     assert "# not a heading" in passages[1].text
     assert [p.anchor for p in passages] == ["", "ann", "page=2"]
+
+
+def test_underlined_headings_are_headings_and_marks_are_no_part_of_a_title() -> None:
+    text = (
+        "**Orion**\n=====\n\nOwner: Ann\n\nsvc\\_orders\n---\nIt runs.\n\nName: x\n---\n\n```x``` is code\n\n# B\n\nB."
+    )
+    assert [section.trail for section in sections(text, "f")] == [["Orion"], ["Orion", "svc_orders"], ["B"]]
+    bomb = "---\na: &a [x, x]\nb: &b [*a, *a]\ntitle: *b\n---\nText."
+    assert [section.matter for section in sections(bomb, "f")] == [{}], "aliases can be gigabytes"
 
 
 def test_long_sections_are_cut_by_the_embedders_tokens_and_pieces_know_their_page(embedder: Path) -> None:
@@ -163,6 +173,8 @@ def test_answers_compare_normalised() -> None:
     assert lenient_match("So:\nAnn", ["Ann"])
     assert mentions("version 3.0.5, they say", "3.0.5") and not mentions("version 13.0.5", "3.0.5")
     assert not mentions("version 3.0.5", "3.0")
+    assert mentions("__Owner: Ann Lee__", "Ann Lee") and mentions("is _Ann_", "Ann") and mentions("on .NET 8", ".NET 8")
+    assert not mentions("svc_orders", "orders") and mentions("__init__ is", "__init__")
 
 
 def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
@@ -172,6 +184,15 @@ def test_invented_names_are_new_consistent_and_keep_their_shape() -> None:
     assert not mentions(text, "git-annex") and not mentions(text, "Ann") and "not git." in text
     assert rename("git-annex").count("-") == 1 and rename("Ann Lee").istitle()
     assert inventor.rename(["git-annex"], random.Random(2))("git-annex") != rename("git-annex")
+
+
+def test_no_invented_number_is_a_real_one_or_stands_for_two() -> None:
+    servers = [f"Server {number}" for number in range(1, 31)]
+    inventor, rng = Inventor(servers), random.Random(0)
+    for _ in range(100):
+        rename = inventor.rename(servers[:8], rng)
+        new = {rename(name) for name in servers[:8]}
+        assert len(new) == 8 and new.isdisjoint(servers)
 
 
 def test_names_are_replaced_in_every_case_and_the_longer_one_first() -> None:
@@ -200,6 +221,9 @@ def test_bootstrap_resamples_clusters() -> None:
     assert 0.3 < low < 0.5 < high < 0.7
     clustered = bootstrap([1.0] * 20 + [0.0] * 20, ["a"] * 20 + ["b"] * 20)
     assert clustered == (0.0, 1.0)
+    assert bootstrap([0.0] * 20, [str(i) for i in range(20)]) == (0.0, pytest.approx(0.168, abs=0.001))
+    assert bootstrap([1.0] * 60, [str(i) for i in range(60)])[0] == pytest.approx(0.94, abs=0.001)
+    assert bootstrap([0.0] * 20, [str(i) for i in range(20)], differences=True)[0] < -0.16
     uneven = [1.0] * 30 + [0.0] * 10
     assert bootstrap(uneven, ["a"] * 40, ["x"] * 30 + ["y"] * 10) == (0.5, 0.5)
 

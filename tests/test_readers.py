@@ -158,6 +158,22 @@ def test_every_column_of_a_table_is_kept_or_the_table_is_refused(tmp_path: Path)
             read_table(tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'name,owner\n"Orion,Bob\nVega,Cid\n'),
+        ("a.tsv", 'name\towner\n"b" c\tBob\nVega\tCid\n'),
+        ("a.json", '[{"name": "a", "owner": "x\\ud83d"}]'),
+    ],
+)
+def test_what_would_be_lost_without_a_word_is_an_error(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(KnowledgeBaseError, match=name):
+        read_table(tmp_path, name)
+    (tmp_path / "b.csv").write_text('name,owner\n"Orion", "Ann, Lee"\n')
+    assert read_table(tmp_path, "b.csv")[0][1] == {"name": "Orion", "owner": "Ann, Lee"}
+
+
 def test_what_programs_write_around_a_table_is_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",name , age,\n0,Ann,41,\n1,Bo,,\n,,,\n")
     assert columns(tmp_path, "a.csv") == ["name", "age"]

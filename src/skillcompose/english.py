@@ -256,13 +256,15 @@ def row_noun(table: str, key: str) -> str:
 def words_of(relation: str, recipe: "Recipe") -> Words:
     """A relation's words: the recipe's own where it gives some, general ones for the rest."""
     found = recipe.relation(relation)
+    # A row that is spoken of by a value is its own passage's title: a statement without the value would not say it.
+    stated = found.statement if not found.reversed or "{subject}" in found.statement else ""
     made = general(relation, object_noun(found, recipe), found.reversed)
     return Words(
         tuple(found.questions) or made.questions,
         tuple(found.reference) or made.references,
         found.statement or made.statement,
         # Own words for a hop are own words for a passage too.
-        found.passage or found.statement or made.passage or made.statement,
+        found.passage or stated or made.passage or made.statement,
         made.clausal and not found.reference,
     )
 

@@ -11,17 +11,23 @@ from skillcompose.types import Passage
 
 FINAL = "So: "
 NOT_IN_PASSAGES = "not in the passages"
+EMPHASIS = re.compile(r"(?<!\w)_+(?=\w)|(?<=\w)_+(?!\w)")
 ABSTENTION = f"The passages do not say.\n{FINAL}{NOT_IN_PASSAGES}"
 
 
 def passage_block(passages: Sequence[Passage]) -> str:
-    return "".join(f"[{number}] {p.title}: {' '.join(p.text.split())}\n" for number, p in enumerate(passages, 1))
+    """A line each: what is untrusted cannot write lines of its own into a prompt."""
+    return "".join(f"[{n}] {_line(p.title)}: {_line(p.text)}\n" for n, p in enumerate(passages, 1))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def prompt(question: str, passages: Sequence[Passage] = ()) -> str:
     """The plain prompt of every skill; without passages it asks for what the weights know."""
-    block = passage_block(passages)
-    return f"{block}\nQuestion: {question}\nAnswer:\n" if block else f"Question: {question}\nAnswer:\n"
+    block, asked = passage_block(passages), f"Question: {_line(question)}\nAnswer:\n"
+    return f"{block}\n{asked}" if block else asked
 
 
 def completion(sentences: Sequence[str], answer: str) -> str:
@@ -71,9 +77,14 @@ def normalise(text: str) -> str:
 
 
 def mentions(text: str, phrase: str) -> bool:
-    """Whether the normalised phrase stands in the text as whole words."""
-    wanted = re.escape(normalise(phrase))
-    return bool(wanted) and re.search(rf"(?<![\w.]){wanted}(?![\w]|\.\w)", normalise(text)) is not None
+    """Whether the normalised phrase stands in the text as whole words; `_` around words is Markdown's emphasis."""
+    wanted = re.escape(_bare(normalise(phrase)))
+    found = re.search(rf"(?<!\w)(?<!\w\.){wanted}(?!\w|\.\w)", _bare(normalise(text)))
+    return bool(wanted) and found is not None
+
+
+def _bare(text: str) -> str:
+    return EMPHASIS.sub("", text) if "_" in text else text
 
 
 def renaming(names: Mapping[str, str], letters: str = r"\w") -> Callable[[str], str]:

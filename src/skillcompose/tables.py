@@ -106,7 +106,8 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
     kind = path.suffix.lower()
     if kind in TEXTS:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path))
+            # Strict: a quote that nothing closes would take all rows behind it into its cell.
+            reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path), skipinitialspace=True, strict=True)
             names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             yield _header(names)
             for row in reader:
@@ -178,7 +179,10 @@ def _objects(path: Path, lines: bool) -> Iterator[Row]:
     names = list(dict.fromkeys(chain.from_iterable(item for _, item in objects)))
     yield _header(names)
     for number, item in objects:
-        yield number, {name: _text(item.get(name)) for name in names}
+        row = {name: _text(item.get(name)) for name in names}
+        if any(cell.encode("utf-8", "ignore").decode() != cell for cell in row.values()):
+            raise Unreadable(f"holds half a character in row {number}")
+        yield number, row
 
 
 def _text(cell: Any) -> str:

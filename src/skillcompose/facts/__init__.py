@@ -11,10 +11,15 @@ from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.documents import Row
 from skillcompose.facts.entities import Entities, normalise
 from skillcompose.facts.sources import rows_of
-from skillcompose.pipeline import Work
 from skillcompose.recipe import Recipe
 from skillcompose.sections import Relation, Table
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json, write_jsonl
+
+NAMED = "\N{INFORMATION SEPARATOR ONE}"
+"""Before each name that stands in the place of a row's number: it may hold the table's separator."""
+NOTHING = {"null", "~", "n/a", "#n/a", "#ref!", "nan", "\\n", "-", "\N{EN DASH}", "\N{EM DASH}"}
+"""Cells that say that there is no value."""
 
 
 @dataclass
@@ -58,12 +63,16 @@ def extract(recipe: Recipe) -> Extraction:
     facts that are retrieved and not asked for (`with_one_answer` leaves them out); the weights learn none of them.
     """
     facts: list[Fact] = []
+    spelled: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     tables, relations = recipe.facts.tables, recipe.facts.relations
     rows = {name: rows_of(recipe.folder, name, table.limit) for name, table in tables.items()}
+    named: set[tuple[str, str]] = set()
     for name, relation in relations.items():
-        if not relation.reversed and relation.leads_to and tables[relation.leads_to].id:
+        column = relation.table, relation.column
+        if not relation.reversed and relation.leads_to and tables[relation.leads_to].id and column not in named:
             _name_rows(name, relation, tables, rows, dropped)
+            named.add(column)
     keys = {name: [_line(row.get(table.key, "")) for _, row in rows[name]] for name, table in tables.items()}
     entities = Entities(keys, recipe.facts.aliases)
     for relation in relations.values():
@@ -74,7 +83,10 @@ def extract(recipe: Recipe) -> Extraction:
     for name, relation in relations.items():
         objects: dict[str, dict[str, Fact]] = defaultdict(dict)
         for fact in _facts(name, relation, tables[relation.table], rows[relation.table], entities, dropped):
-            objects[normalise(fact.subject)].setdefault(normalise(fact.object), fact)
+            # The first spelling stands for all: one bridge is not to be two.
+            subject, value = (spelled.setdefault(normalise(said), said) for said in (fact.subject, fact.object))
+            fact = replace(fact, id=f"{name}:{subject}", subject=subject, object=value)
+            objects[normalise(subject)].setdefault(normalise(value), fact)
         for found in objects.values():
             if len(found) > 1 and relation.place == "weights":
                 dropped[f"{name}: several objects for one subject"] += len(found)
@@ -95,10 +107,11 @@ def _name_rows(
     known = set(names.values())
     for _, row in rows[relation.table]:
         values = _values(row.get(relation.column, ""), table)
-        found = [value if value in known else names.get(value, "") for value in values]
+        # A number first: of a cost center the name may be a number too.
+        found = [names.get(value) or (value if value in known else "") for value in values]
         if "" in found:
             dropped[f"{name}: no row of {relation.leads_to} has such a number"] += found.count("")
-        row[relation.column] = table.separator.join(filter(None, found))
+        row[relation.column] = "".join(NAMED + one for one in found if one)
 
 
 def _facts(
@@ -118,8 +131,9 @@ def _facts(
 
 
 def _values(cell: str, table: Table) -> list[str]:
-    parts = cell.split(table.separator) if table.separator else [cell]
-    return [_line(part) for part in parts if part.strip()]
+    separator = NAMED if NAMED in cell else table.separator
+    parts = cell.split(separator) if separator else [cell]
+    return [_line(part) for part in parts if part.strip() and part.strip().casefold() not in NOTHING]
 
 
 def _line(cell: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from skillcompose.errors import KnowledgeBaseError
-from skillcompose.files import Unreadable, check_file
+from skillcompose.files import check_file
 from skillcompose.passages import reason
 from skillcompose.passages.readers import READERS
-from skillcompose.passages.sections import Section, sections
+from skillcompose.passages.sections import Section, fence_behind, plain, sections
 from skillcompose.tables import MAX_MEGABYTES
 
 FIELD = re.compile(r"(?:[-*+]\s+)?([^\W\d_][^:|]{0,39}?)\s*:\s+(\S.*)")
@@ -111,6 +111,8 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
 
 
 def _place(source: str, section: Section, line: int) -> str:
+    if not section.marks:
+        return f"{source}:{line}"
     before = section.text.split("\n")[: line - section.line]
     anchor = section.anchor_at(sum(len(text) + 1 for text in before))
     return f"{source}#{anchor}:{line}" if anchor else f"{source}:{line}"
@@ -127,14 +129,14 @@ def _structures(section: Section) -> Iterator[tuple[int, Pairs, list[tuple[int, 
     lines, fence = section.text.split("\n"), ""
     i = 0
     while i < len(lines):
-        mark = re.match(r"\s*(```|~~~)", lines[i])
-        if mark:
-            fence = "" if fence == mark.group(1) else fence or mark.group(1)
-        if mark or fence or not lines[i].strip():
+        before, fence = fence, fence_behind(lines[i], fence)
+        if before or fence or not lines[i].strip():
             i += 1
             continue
-        for read in (_table, _definitions, _fields):
-            pairs, table, taken = read(lines[i:])
+        explained = any(line.startswith(":") for line in lines[i + 1 : i + 3])
+        # Only where one can begin: each reads all that follows.
+        for read, begins in ((_table, "|" in lines[i]), (_definitions, explained), (_fields, ":" in lines[i])):
+            pairs, table, taken = read(lines[i:]) if begins else NOTHING
             if taken:
                 yield section.line + i, pairs, table
                 break
@@ -154,7 +156,7 @@ def _table(lines: list[str]) -> Found:
         if "|" not in line:
             break
         cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
-        rows.append([_plain(cell.replace("\\|", "|")) for cell in cells])
+        rows.append([plain(cell.replace("\\|", "|")) for cell in cells])
     taken = len(rows) + 1
     number = 2
     if not any(rows[0]):  # HTML's tables without a head
@@ -177,7 +179,7 @@ def _definitions(lines: list[str]) -> Found:
         said = re.match(r":\s+(\S.*)", lines[ahead]) if ahead > i else None
         if not said:
             break
-        pairs.append((_plain(lines[i]), _plain(said.group(1))))
+        pairs.append((plain(lines[i]), plain(said.group(1))))
         table.append((i, {"term": pairs[-1][0], "definition": pairs[-1][1]}))
         i = ahead + 1
         while i < len(lines) and not lines[i].strip():
@@ -200,15 +202,9 @@ def _fields(lines: list[str]) -> Found:
         if number != taken and bool(BULLET.match(line)) != bool(listed):
             break
         bold = bold or bool(re.match(r"\s*(?:[-*+]\s+)?(\*\*|__)", line))
-        pairs.append((_plain(found.group(1)), _plain(found.group(2))))
+        pairs.append((plain(found.group(1)), plain(found.group(2))))
         taken = number + 1
     return (pairs, [], taken) if len(pairs) > 1 or bold else NOTHING
-
-
-def _plain(text: str) -> str:
-    """Without Markdown's marks: `**[Ann](ann.md)**` is Ann."""
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    return " ".join(re.sub(r"\*\*|__|`|\\$", "", text.strip()).split())
 
 
 def _text(value: Any) -> str:
@@ -234,7 +230,7 @@ def proposed(folder: Path) -> tuple[dict[str, list[Row]], dict[str, str]]:
             try:
                 fields, tables = parse(folder, path)
             except Exception as error:
-                unread[source] = str(error) if isinstance(error, Unreadable) else reason(error)
+                unread[source] = reason(error)
                 continue
             rows += fields
             found |= {f"{source}#{name}": table for name, table in tables.items()}

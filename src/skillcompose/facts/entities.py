@@ -33,7 +33,7 @@ def loose(name: str) -> str:
     letters = name.casefold().replace("&", " and ")
     if not letters.isascii():
         letters = "".join(c for c in unicodedata.normalize("NFKD", letters) if not unicodedata.combining(c))
-    words = re.findall(r"\w+", letters)
+    words = re.findall(r"[^\W_]+", letters)
     while len(words) > 1 and words[-1] in LEGAL:
         words.pop()
     return " ".join(words) if sum(c.isalpha() for word in words for c in word) >= LETTERS else ""

@@ -1,5 +1,7 @@
 """Stage 3: what can be retrieved: passages plus rendered index facts, minus passages that state a weights fact."""
 
+import html
+import re
 from collections import defaultdict
 from dataclasses import replace
 from itertools import product
@@ -8,11 +10,13 @@ from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.entities import loose
 from skillcompose.index.retriever import Retriever
 from skillcompose.index.writing import sentence
-from skillcompose.pipeline import Work
 from skillcompose.prompts import mentions, normalise
 from skillcompose.recipe import Recipe
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Passage, Skill, read_json, read_jsonl, write_json
 
+WORD = re.compile(r"[^\W_]+")
+Secrets = dict[str, list[tuple[str, str, str]]]
 __all__ = ["Retriever", "compile_passages", "run"]
 
 
@@ -64,30 +68,32 @@ def compile_passages(
     return compiled, removed
 
 
-def states_weights_fact(passage: Passage, secrets: list[tuple[str, str, str]]) -> str | None:
+def states_weights_fact(passage: Passage, secrets: Secrets) -> str | None:
     """The reason to remove a passage: it names row and value of a fact that only the weights shall hold."""
-    said = f"{passage.title}\n{passage.text}"
+    said = html.unescape(f"{passage.title}\n{passage.text}")
     text = f"{normalise(said)}\n{loose(said)}"
-    for key, value, fact_id in secrets:
-        # Plain containment first: it decides almost every pair and costs a hundredth of the word search.
-        if value in text and key in text and mentions(text, key) and mentions(text, value):
-            return f"states {fact_id}"
+    for word in sorted({"", *WORD.findall(text)} & secrets.keys()):
+        for key, value, fact_id in secrets[word]:
+            # Plain containment first: it decides almost every pair and costs a hundredth of the word search.
+            if value in text and key in text and mentions(text, key) and mentions(text, value):
+                return f"states {fact_id}"
     return None
 
 
-def weights_secrets(facts: list[Fact], recipe: Recipe) -> list[tuple[str, str, str]]:
-    """(row, value, fact) of the weights facts, normalised, in each spelling that linking would take for the same;
-    values of three letters stand everywhere by chance."""
+def weights_secrets(facts: list[Fact], recipe: Recipe) -> Secrets:
+    """(row, value, fact) of the weights facts, normalised, in each spelling that linking would take for the same, by
+    the row's first word; values of three letters stand everywhere by chance."""
     aliases = {normalise(entity): others for entity, others in recipe.facts.aliases.items()}
 
     def spelled(name: str) -> set[str]:
         names = {name, *aliases.get(normalise(name), ())}
         return {normalise(name) for name in names} | set(filter(None, map(loose, names)))
 
-    found = []
+    found: Secrets = defaultdict(list)
     for fact in facts:
         if fact.skill is Skill.PARAMETRIC:
             value = fact.subject if normalise(fact.object) == normalise(fact.key) else fact.object
-            pairs = product(sorted(spelled(fact.key)), sorted(spelled(value)))
-            found += [(key, said, fact.id) for key, said in pairs if len(said) > 3]
+            for key, said in product(sorted(spelled(fact.key)), sorted(spelled(value))):
+                if len(said) > 3:
+                    found[next(iter(WORD.findall(key)), "")].append((key, said, fact.id))
     return found

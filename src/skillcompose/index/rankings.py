@@ -26,6 +26,7 @@ from skillcompose.progress import Progress
 Ranked = list[list[tuple[int, float]]]
 Allowed = np.ndarray | None
 CODE = re.compile(r"\w+(?:[-./_:@+]\w+)+")
+SAFE = {"use_safetensors": True}
 AT_ONCE = 64  # queries whose scores are in memory together
 
 
@@ -112,14 +113,14 @@ def load_embedder(folder: str) -> SentenceTransformer:
     quiet_libraries()
     use_cores()
     with fetching(folder):
-        return SentenceTransformer(folder, device=str(device()), trust_remote_code=False)
+        return SentenceTransformer(folder, device=str(device()), trust_remote_code=False, model_kwargs=SAFE)
 
 
 def load_reranker(folder: str) -> CrossEncoder:
     quiet_libraries()
     use_cores()
     with fetching(folder):
-        return CrossEncoder(folder, device=str(device()), trust_remote_code=False)
+        return CrossEncoder(folder, device=str(device()), trust_remote_code=False, model_kwargs=SAFE)
 
 
 def load_sparse(folder: str) -> Splade:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from scipy.sparse import load_npz, save_npz
 from sentence_transformers import CrossEncoder
 
-from skillcompose.builtin import fingerprint, resolve
+from skillcompose.builtin import resolve
 from skillcompose.errors import RetrievalError, RunError
 from skillcompose.index.rankings import (
     Allowed,
@@ -75,9 +76,6 @@ class Retriever:
         write_jsonl(folder / "passages.jsonl", self.passages)
         about: dict[str, Any] = {"passages": len(self.passages)}
         about |= {name: getattr(self.settings, name) for name in ("search", *MODELS)}
-        for name in MODELS:
-            if about[name].startswith("builtin:"):
-                about[f"{name}_fingerprint"] = fingerprint(resolve(about[name]))
         dense, sparse = self.rankings["dense"], self.rankings.get("sparse")
         assert isinstance(dense, Dense)
         faiss.write_index(dense.index, str(folder / "index.faiss"))
@@ -150,9 +148,9 @@ class Retriever:
                 raise RetrievalError(f"passages have no field {name!r} to choose by; there are {', '.join(FIELDS)}")
         if not where:
             return None
-        return np.array(
-            [all(fnmatch.fnmatchcase(getattr(p, name), glob) for name, glob in where.items()) for p in self.passages]
-        )
+        # Not `fnmatchcase`: it keeps every pattern that it ever compiled.
+        globs = {name: re.compile(fnmatch.translate(glob)) for name, glob in where.items()}
+        return np.array([all(glob.match(getattr(p, name)) for name, glob in globs.items()) for p in self.passages])
 
 
 def fuse(rows: Mapping[str, list[list[tuple[int, float]]]]) -> list[list[tuple[int, float]]]:

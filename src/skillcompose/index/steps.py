@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from skillcompose.conversation import entities
+from bm25s.stopwords import STOPWORDS_EN
+
+from skillcompose.conversation import PRONOUNS, entities
 from skillcompose.prompts import normalise, sentences
 from skillcompose.types import Passage, ScoredPassage
 
@@ -11,10 +13,11 @@ Hits = list[list[ScoredPassage]]
 
 
 def by_title(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Normalised title -> its passages. An empty one, or marks alone, would be named by every blank-separated mark."""
+    """Normalised title -> its passages; without those that every sentence would name: marks alone, pronouns, `the`."""
     titled: dict[str, list[Passage]] = defaultdict(list)
     for passage in passages:
-        if title := normalise(passage.title):
+        title = normalise(passage.title)
+        if title and title not in STOPWORDS_EN and not PRONOUNS.fullmatch(title):
             titled[title].append(passage)
     return dict(titled)
 

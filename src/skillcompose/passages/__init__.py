@@ -8,12 +8,12 @@ from skillcompose.errors import KnowledgeBaseError
 from skillcompose.files import Unreadable, check_file, printable
 from skillcompose.passages.chunks import passages_of, splitter, without_copies
 from skillcompose.passages.readers import READERS
-from skillcompose.pipeline import Work
 from skillcompose.run import digest, file_digest
+from skillcompose.stages import Work
 from skillcompose.tables import TABLES
 from skillcompose.types import Passage, read_jsonl, write_json, write_jsonl
 
-VERSION = 3  # raise it, and the stage's, when a reader would give another text for the same file
+VERSION = 4  # raise it, and the stage's, when a reader would give another text for the same file
 REPORT = "passages.report.json"
 logger = logging.getLogger(__name__)
 

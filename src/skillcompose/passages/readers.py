@@ -214,7 +214,7 @@ def _shapes(shapes: Iterable[Any]) -> Iterator[Any]:
 
 def plain(text: str) -> str:
     """Text that is not Markdown: a shell's root prompt is no heading."""
-    return re.sub(r"^(?=\s*(?:#{1,6}\s|```|~~~))", r"\\", text, flags=re.M)
+    return re.sub(r"^(?=\s*(?:#{1,6}\s|```|~~~|(?:=+|-{3,})\s*$))", r"\\", text, flags=re.M)
 
 
 def table(rows: Iterable[list[str]]) -> str:

@@ -8,6 +8,10 @@ import yaml
 
 HEADING = re.compile(r"^(#{1,6})\s+(\S.*)$")
 ANCHOR = re.compile(r"\{#([^{}\s]+)\}$")
+FENCE = re.compile(r"\s*(`{3,}(?!.*`)|~{3,})(.*)")
+UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*")
+NO_PARAGRAPH = re.compile(r"\s{4}|\s*([#>|]|[-*+]\s|\d+[.)]\s)|.*(\||:\s)")
+"""What an underline below makes no heading of: lists, tables, and fields above a rule."""
 
 
 @dataclass
@@ -39,10 +43,8 @@ def sections(text: str, name: str) -> list[Section]:
     length = 0
     trail: list[tuple[int, str]] = []
     fence = ""
-    for number, line in enumerate([*text.splitlines()[after:], "# end"], after + 1):
-        mark = re.match(r"\s*(```|~~~)", line)
-        if mark:
-            fence = "" if fence == mark.group(1) else fence or mark.group(1)
+    for number, line in enumerate([*_marked(text.splitlines()[after:]), "# end"], after + 1):
+        fence = fence_behind(line, fence)
         heading = None if fence else HEADING.match(line)
         said = (heading.group(2) if heading else line).rstrip()
         anchor = None if fence or "{#" not in said else ANCHOR.search(said)
@@ -51,7 +53,7 @@ def sections(text: str, name: str) -> list[Section]:
         if heading:
             found[-1].text = "\n".join(lines)
             lines, length = [], 0
-            title = said.rstrip("#").rstrip()
+            title = plain(said.rstrip("#"))
             level = len(heading.group(1))
             trail = [(depth, other) for depth, other in trail if depth < level] + [(level, title or name)]
             marks = [(0, anchor.group(1))] if anchor else []
@@ -65,16 +67,54 @@ def sections(text: str, name: str) -> list[Section]:
         found[-1].text = "\n".join(lines[:-1])
     if matter:
         headings = [section.trail[-1] for section in found[2:] if section.trail != ["end"]]
-        found[0].trail = [str(matter.get("title") or next(iter(headings), name))]
+        found[0].trail = [plain(str(matter.get("title") or "")) or next(iter(headings), name)]
     return [section for section in found if section.text.strip()]
+
+
+def _marked(lines: list[str]) -> list[str]:
+    """Underlined headings as those with marks; every line stays where it is."""
+    fence = ""
+    for i, line in enumerate(lines):
+        fence = fence_behind(line, fence)
+        found = None if fence or not i else UNDERLINE.fullmatch(line)
+        alone = found and lines[i - 1].strip() and (i == 1 or not lines[i - 2].strip())
+        if found and alone and not NO_PARAGRAPH.match(lines[i - 1]):
+            lines[i - 1 : i + 1] = [f"{'#' if '=' in found.group(1) else '##'} {lines[i - 1].strip()}", ""]
+    return lines
+
+
+def fence_behind(line: str, fence: str) -> str:
+    """The mark of the code fence that is open behind a line; `fence` is open before it."""
+    found = FENCE.match(line)
+    if not found:
+        return fence
+    mark, said = found.groups()
+    return mark if not fence else "" if mark.startswith(fence) and not said.strip() else fence
+
+
+def plain(text: str) -> str:
+    """Without Markdown's marks: `**[Ann](ann.md)**` is Ann."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"\*\*|__|`|\\$", "", text.strip())
+    text = re.sub(r"^([*_])(\S(?:.*\S)?)\1$", r"\2", text.strip())
+    return " ".join(re.sub(r"\\([^\w\s]|_)", r"\1", text).split())
+
+
+class _Plain(yaml.BaseLoader):
+    """All scalars as text. No aliases: some bytes of them are gigabytes of text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
 
 
 def front_matter(text: str) -> tuple[dict[str, Any], int]:
     """What stands between `---` lines at a document's beginning, all scalars as text, and how many lines that takes."""
     found = re.match(r"---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|$)", text, re.S)
     try:
-        # The base loader keeps `yes`, 1.10 and dates as they are written.
-        matter = yaml.load(found.group(1), yaml.BaseLoader) if found else None
+        # It keeps `yes`, 1.10 and dates as they are written.
+        matter = yaml.load(found.group(1), _Plain) if found else None
     except yaml.YAMLError:
         matter = None
     return (matter, found.group().rstrip("\n").count("\n") + 1) if found and isinstance(matter, dict) else ({}, 0)

@@ -6,13 +6,13 @@ with; `questions.report.json` counts what was dropped and why, and measures reca
 
 import logging
 import random
+import re
 from collections import Counter
 
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts import with_one_answer
 from skillcompose.index import Retriever
 from skillcompose.index.writing import sentence
-from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
 from skillcompose.questions.complementary import complementary_questions
 from skillcompose.questions.contextual import contextual_questions
@@ -20,6 +20,7 @@ from skillcompose.questions.parametric import parametric_questions
 from skillcompose.questions.proof import Gold
 from skillcompose.questions.redaction import Redaction
 from skillcompose.recipe import Recipe
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json, write_jsonl
 
 SPLITS = ("train", "validation", "test")
@@ -91,5 +92,6 @@ def check_disjoint(rows: list[Question], reserved: list[Fact], recipe: Recipe) -
     for row in rows:
         text = prompt(row.text, row.passages) + row.completion
         for words, fact_id in stated.items():
-            if words in text or fact_id in row.fact_ids:
+            told = words in text and re.search(rf"(?<!\w){re.escape(words)}", text)
+            if told or fact_id in row.fact_ids:
                 raise AssertionError(f"{row.id} shows reserved fact {fact_id}")

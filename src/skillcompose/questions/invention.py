@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from skillcompose.prompts import renaming
 
 PART = re.compile(r"[^\W\d_]+|\d+")
+REDRAWN = 10  # times in vain, until longer names are drawn
 
 
 class Inventor:
@@ -16,7 +17,8 @@ class Inventor:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.real = {part.casefold() for name in names for part in PART.findall(name)}
+        self.names = {name.casefold() for name in names}
+        self.real = {part for name in self.names for part in PART.findall(name)}
         # Sorted, because the order of a set of strings changes from process to process.
         self.pieces = sorted(part for part in self.real if part.isalpha() and len(part) > 2) or ["abode", "mirth"]
 
@@ -25,21 +27,31 @@ class Inventor:
 
         All names of a row must be given, distractors' too: one invented name among real ones would give the answer
         away. Equal parts get equal inventions, so that `httpd-mod-a` and `httpd-mod-b` stay as easy to confuse as
-        they are.
+        they are. Different names stay different, and none becomes a real one, which `Server 7` would by chance.
         """
-        parts: dict[str, str] = {}
+        olds, wider = list(names), 0
+        while True:
+            parts: dict[str, str] = {}
 
-        def part(found: re.Match[str]) -> str:
-            old = found.group()
-            return parts.setdefault(old.casefold(), self._invent(old, rng))
+            def part(found: re.Match[str], parts: dict[str, str] = parts, wider: int = wider) -> str:
+                old = found.group()
+                return parts.setdefault(old.casefold(), self._invent(old, wider // REDRAWN, rng))
 
-        return renaming({name: PART.sub(part, name) for name in names})
+            new = {name: PART.sub(part, name) for name in olds}
+            changed = {said.casefold() for name, said in new.items() if said != name}
+            distinct = len({said.casefold() for said in new.values()}) == len({name.casefold() for name in olds})
+            if distinct and self.names.isdisjoint(changed):
+                return renaming(new)
+            wider += 1
 
-    def _invent(self, part: str, rng: random.Random) -> str:
+    def _invent(self, part: str, more: int, rng: random.Random) -> str:
+        """`more`: so many digits, or pieces, than there usually are."""
         if part.isdigit():
-            return str(rng.randrange(10 ** (len(part) - 1), 10 ** len(part)))
+            size = len(part) + more
+            return str(rng.randrange(10 ** (size - 1), 10**size))
         word = part.casefold()
         while word in self.real:
             front, back = rng.choice(self.pieces), rng.choice(self.pieces)
             word = front[: rng.randint(2, (len(front) + 3) // 2)] + back[len(back) // 2 :]
+            word += "".join(rng.choice(self.pieces)[:2] for _ in range(more))
         return word.upper() if part.isupper() and len(part) > 1 else word.capitalize() if part[0].isupper() else word

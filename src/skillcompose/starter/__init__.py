@@ -40,7 +40,9 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
         # Not the starter's: two projects must not share a run.
         name = re.sub(r"[^a-z0-9]+", "-", knowledge.resolve().name.lower()).strip("-") or "own-folder"
         text = text.replace("name: own-folder", f"name: {_quoted(name)}", 1)
-        text = text.replace("../knowledge ", _quoted(os.path.relpath(knowledge, recipe.parent)) + " ", 1)
+        text = text.replace(
+            "../knowledge ", _quoted(os.path.relpath(knowledge.resolve(), recipe.parent.resolve())) + " ", 1
+        )
         text = re.sub(
             r"^(#.*\n)+",
             "# Proposed from the tables and documents of a folder. Read the reasons, change what is wrong, train.\n",

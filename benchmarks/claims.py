@@ -56,7 +56,7 @@ def score(rows: list[dict[str, Any]], rungs: list[str]) -> tuple[float, list[flo
             scores.append(float(first["correct"]) - sum(float(row["correct"]) for row in other))
             clusters.append(f"{seed} {first['bridge'] or question}")
             levels.append(first["level"] or "")
-    low, high = bootstrap(scores, clusters, levels)
+    low, high = bootstrap(scores, clusters, levels, differences=len(rungs) > 1)
     return 100 * macro_mean(list(zip(levels, scores, strict=True))), [round(100 * low, 1), round(100 * high, 1)]
 
 

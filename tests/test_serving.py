@@ -21,12 +21,14 @@ from skillcompose import gguf_file
 from skillcompose.cli import main
 from skillcompose.conversation import standalone
 from skillcompose.errors import ModelError, PromptError, RunError, ServingError
+from skillcompose.index.steps import by_title
 from skillcompose.live import Live
-from skillcompose.pipeline import STAGES, stage_key
+from skillcompose.policy import cite
 from skillcompose.prompts import prompt
 from skillcompose.serving import server
 from skillcompose.serving.export import card, export
-from skillcompose.types import write_json
+from skillcompose.stages import STAGES, stage_key
+from skillcompose.types import ScoredPassage, write_json
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "Who is the owner of what brol needs?"
@@ -61,7 +63,26 @@ def test_passages_are_texts_passages_or_what_a_search_found_in_a_list(policy: sk
     assert policy.answer(QUESTION, ["half of an emoji: \ud83d"]).completion is not None
     with pytest.raises(PromptError, match="are a list"):
         policy.answer(QUESTION, "brol is red")
+    with pytest.raises(PromptError, match="questions are a list"):
+        policy.answer_batch(QUESTION)
     assert policy.answer_batch([]) == list(policy.stream_batch([])) == []
+
+
+def test_a_hop_is_cited_where_it_is_stated_and_not_where_its_words_stand() -> None:
+    texts = {
+        "Anna Dorn": "The neighbour of Anna Dorn is Yngve Storm. The dentist of Anna Dorn is Ulf Hald.",
+        "Customers": "Birch Clinics uses Beacon.",
+    }
+    read = [ScoredPassage(skillcompose.Passage(title, title, text, "x.md", ""), 1.0) for title, text in texts.items()]
+    completion = "The neighbour of Anna Dorn is Yngve Storm.\nThe boss of Yngve Storm is Ulf Hald.\nSo: Ulf Hald"
+    assert [hop.passage for hop in cite(completion, read)] == [1, None]
+    assert cite("The product that Birch Clinics uses is Beacon.\nSo: Beacon", read)[0].passage == 2
+
+
+def test_a_title_that_every_sentence_names_is_no_entity() -> None:
+    titles = ("the", "IT", "abiword")
+    found = by_title(skillcompose.Passage(title, title, "", "x.md", "") for title in titles)
+    assert list(found) == ["abiword"]
 
 
 def test_streams_threads_and_coroutines_say_what_a_single_call_says(policy: skillcompose.Policy) -> None:
@@ -194,6 +215,18 @@ def test_a_stream_grows_and_ends_with_citations(client: TestClient, policy: skil
     assert chunks[-1]["skillcompose"]["passages"]
 
 
+def test_what_agents_send_along_is_read_over(client: TestClient, policy: skillcompose.Policy) -> None:
+    called = [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "42"}]
+    body = chat(stream=True, stream_options={"include_usage": True}, tools=None, n=1)
+    body["messages"] = [*called, *body["messages"]]
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    chunks = [json.loads(line) for line in lines[:-1]]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == policy.max_new_tokens
+    assert client.post("/v1/chat/completions", json=chat(stream=None)).status_code == 200
+
+
 def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) -> None:
     given = {"question": QUESTION, "passages": ["brol needs fenk."]}
     found = client.post("/answer", json=given).json()
@@ -215,7 +248,11 @@ def test_answer_and_retrieve(client: TestClient, policy: skillcompose.Policy) ->
         ("/answer", {"question": "x" * 5000}, 422, "question"),
         ("/answer", {"question": "x", "passages": ["y" * 300_000]}, 413, "larger"),
         ("/answer", {"question": "x", "passages": ["y " * 20_000]}, 422, "fewer passages"),
+        ("/v1/chat/completions", chat(n=2), 422, "n"),
+        ("/v1/chat/completions", chat(tools=[{"type": "function"}]), 422, "tools"),
+        ("/v1/chat/completions", chat(response_format={"type": "json_object"}), 422, "response_format"),
         ("/retrieve", {"query": "x", "k": 0}, 422, "k"),
+        ("/retrieve", {"query": "x", "where": {"title": "f" * 300}}, 422, "where.title"),
         ("/retrieve", {"query": "x", "where": {"author": "y"}}, 422, "no field 'author'"),
         ("/nowhere", {}, 404, "Not Found"),
     ],

@@ -26,6 +26,8 @@ class Growing:
     prompt: list[int]
     ids: Tokens = field(default_factory=Tokens)
     done: bool = False
+    cut: bool = False
+    """It is done because it may be no longer."""
 
 
 class Live:
@@ -77,6 +79,7 @@ class Live:
         for one, text in zip(self.growing, texts, strict=True):
             one.done = self.decoding.over(one.ids)
             if one.done:
+                one.cut = one.ids[-1] != self.decoding.end
                 one.answer = self.policy.read(text, one.hits, one.answer.prompt, one.ids.confidence)
             elif not text.endswith("\ufffd"):  # half of a character is no text yet
                 one.answer = replace(one.answer, completion=text)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from skillcompose.models import load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, mentions, prompt, sentences
 from skillcompose.run import Run
+from skillcompose.stages import check_models
 from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
 
 SETTINGS = "policy.json"
@@ -30,6 +32,10 @@ class Search(Protocol):
 
     def search(self, queries: list[str], k: int) -> list[list[ScoredPassage]]:
         """The best `k` passages of each query, best first."""
+
+
+# Not the loop's own threads: waiting answers would stop whatever else an app does in them.
+WAITING = ThreadPoolExecutor(32, "skillcompose-waiting")
 
 
 class Policy:
@@ -61,10 +67,11 @@ class Policy:
 
         Raises:
             RunError: The folder is no run, or its composition has not finished.
-            ModelError: The base model cannot be found.
+            ModelError: A model cannot be found, or is another one than it was.
         """
         run = Run.open(folder)
         recipe = load_recipe(run)
+        check_models(run, recipe)
         adapter = run.require("composition") / "composed"
         base = resolve(recipe.model, recipe.source.parent)
         model = load_merged(base, adapter)
@@ -105,8 +112,8 @@ class Policy:
         return standalone(question, turns, self.titled.__contains__)
 
     async def answer_async(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
-        """As `answer`, without blocking the event loop."""
-        return await asyncio.to_thread(self.answer, question, passages, steps)
+        """As `answer`, without blocking the event loop; questions that wait are answered one after another."""
+        return await asyncio.get_running_loop().run_in_executor(WAITING, self.answer, question, passages, steps)
 
     def answer_batch(
         self, questions: Sequence[str], passages: Sequence[Given] | None = None, steps: int = 1
@@ -152,8 +159,11 @@ class Policy:
         """Passages, prompts and their tokens; the answers of all steps but the last are written here.
 
         Raises:
-            PromptError: A prompt and its answer do not fit into what the model can read.
+            PromptError: A prompt and its answer do not fit into what the model can read, or one question where there
+                should be a list of them.
         """
+        if isinstance(questions, str):
+            raise PromptError("questions are a list; a single one is for `answer`, or put it into one: [question]")
         asked = list(map(_whole, questions))
         found = self.passages_for(asked, passages)
         if steps > 1:
@@ -229,20 +239,18 @@ def _scored(given: Passage | ScoredPassage | str, number: int) -> ScoredPassage:
 def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
     """Each sentence with the number of the passage that supports it; None: it comes from the weights.
 
-    A passage supports a sentence when it holds the last thing that the sentence says.
+    A passage supports a sentence when it holds the last thing that the sentence says. Where the sentence names titles,
+    it is about these passages; else a passage that speaks of its own title, as that of a row does, is about another.
     """
+    read = [(number, hit.passage.title, hit.passage.text) for number, hit in enumerate(hits, 1)]
     hops = []
     for sentence in sentences(completion):
+        about = [one for one in read if mentions(sentence, one[1])]
+        about = about or [one for one in read if not mentions(one[2], one[1])]
         said = sentence.rstrip(".").split()
-        found = None
-        for size in (3, 2, 1):
-            tail = " ".join(said[-size:])
-            found = next(
-                (n for n, hit in enumerate(hits, 1) if mentions(f"{hit.passage.title} {hit.passage.text}", tail)), None
-            )
-            if found is not None:
-                break
-        hops.append(Hop(sentence, found))
+        tails = [" ".join(said[-size:]) for size in (3, 2, 1)]
+        found = (number for tail in tails for number, title, text in about if mentions(f"{title} {text}", tail))
+        hops.append(Hop(sentence, next(found, None)))
     return tuple(hops)
 
 

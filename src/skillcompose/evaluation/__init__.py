@@ -5,7 +5,7 @@ from skillcompose.evaluation.floors import floors
 from skillcompose.evaluation.ladder import Ladder, Prediction
 from skillcompose.evaluation.report import write_report
 from skillcompose.evaluation.summary import summarise
-from skillcompose.pipeline import Work
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Question, Skill, read_jsonl, write_json, write_jsonl
 
 __all__ = ["Prediction", "run", "summarise"]

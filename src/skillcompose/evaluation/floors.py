@@ -4,8 +4,8 @@ import difflib
 from collections import Counter
 
 from skillcompose.evaluation.ladder import Prediction, judged
-from skillcompose.pipeline import Work
 from skillcompose.prompts import normalise
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Question, read_jsonl
 
 

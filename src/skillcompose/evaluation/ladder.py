@@ -16,10 +16,10 @@ from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import Written, completions
 from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
-from skillcompose.pipeline import Work
 from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
 from skillcompose.run import digest
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2

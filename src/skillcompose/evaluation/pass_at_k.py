@@ -136,7 +136,7 @@ def verdict(questions: Sequence[Question], start: Counts, policy: Counts, sample
     """
     k = ladder_of_k(samples)[-1]
     scores = [estimate(samples, policy[q.id], k) - estimate(samples, start[q.id], k) for q in questions]
-    low, high = bootstrap(scores, [q.bridges[0] for q in questions])
+    low, high = bootstrap(scores, [q.bridges[0] for q in questions], differences=True)
     word = "synthesised" if low > 0 else "amplified" if high < MEET else "undecided"
     if len({q.bridges[0] for q in questions}) < FEWEST or not any(policy[q.id] or start[q.id] for q in questions):
         word = "undecided"

@@ -10,9 +10,9 @@ from skillcompose.adapters.mastery import is_below
 from skillcompose.evaluation.attribution import MEANING
 from skillcompose.evaluation.breaks import ADVICE
 from skillcompose.evaluation.plots import attribution_plot, curves_plot, ladder_plot, pass_at_k_plot
-from skillcompose.pipeline import Work
 from skillcompose.planning import spent
 from skillcompose.results import RUNGS, confidence_text, ladder_table
+from skillcompose.stages import Work
 from skillcompose.types import Question, read_json, read_jsonl, write_text
 
 if TYPE_CHECKING:

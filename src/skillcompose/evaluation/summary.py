@@ -32,7 +32,7 @@ def macro(cells: Sequence[dict[str, Any] | None]) -> float | None:
 
 
 def summarise(predictions: list[Prediction]) -> dict[str, Any]:
-    """`{rung: {"unseen": {level: cell, "macro"}, "seen", "retrieved", "parametric": [1 hop, 2 hops], ...,
+    """`{rung: {"unseen": {level: cell, "macro"}, "seen", "parametric": [1 hop, 2 hops], ...,
     "confident": {least: cell}, "reversed": cell, "reworded": cell}}`."""
     metrics: dict[str, Any] = {}
     for rung in RUNGS:
@@ -41,7 +41,6 @@ def summarise(predictions: list[Prediction]) -> dict[str, Any]:
         groups = {
             "unseen": [p for p in composite if not p.seen],
             "seen": [p for p in composite if p.seen],
-            "retrieved": [p for p in composite if not p.seen and p.retrieved],
         }
         found: dict[str, Any] = {}
         for name, group in groups.items():

@@ -25,6 +25,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
 from skillcompose.sections import MODELS
+from skillcompose.stages import check_models
 from skillcompose.types import Question, read_json, read_jsonl, write_json, write_text
 
 GOLDEN = 20
@@ -53,6 +54,7 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty; name a new folder")
     recipe = load_recipe(run)
+    check_models(run, recipe)
     base = resolve(recipe.model, recipe.source.parent)
     tokenizer = load_tokenizer(base)
     asked = read_jsonl(run.require("questions") / "complementary.test.jsonl", Question)[:GOLDEN]

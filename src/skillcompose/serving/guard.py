@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -56,6 +57,11 @@ async def with_body(request: Request) -> Response | None:
     return None
 
 
-def problem(status: int, message: str) -> Response:
+def told(status: int, message: str) -> dict[str, Any]:
     """As OpenAI's clients expect it."""
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": status}}, status)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "code": str(status)}}
+
+
+def problem(status: int, message: str) -> Response:
+    return JSONResponse(told(status, message), status, {"retry-after": "5"} if status == 503 else None)

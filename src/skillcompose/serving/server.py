@@ -1,8 +1,4 @@
-"""OpenAI's chat-completions and models API over a policy, and `/answer`, `/retrieve`, `/healthz`, `/metrics`.
-
-What OpenAI's format has no place for, the hops and citations, is in the field `skillcompose` of an answer (of the last
-chunk when streaming).
-"""
+"""OpenAI's chat-completions and models API over a policy, and `/answer`, `/retrieve`, `/healthz`, `/metrics`."""
 
 import asyncio
 import json
@@ -11,15 +7,15 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from skillcompose.errors import PromptError, RetrievalError, ServingError
+from skillcompose.live import Growing
 from skillcompose.policy import Policy, citation, cited
-from skillcompose.serving.batches import Batches, Busy
-from skillcompose.types import Answer
+from skillcompose.serving.batches import Batches, Busy, Left
 
 try:
     import uvicorn
@@ -31,44 +27,15 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
+    from skillcompose.serving.chat import MAX_QUESTION, Chat, Part, chunks, common, whole
     from skillcompose.serving.guard import KEY, is_local, problem, refused, with_body
 except ImportError as error:
     raise ServingError(f'serving needs {error.name}: pip install "skillcompose[serve]"') from error
 
-MAX_QUESTION = 4000  # characters
 SECONDS = 60  # for an answer
+SEARCHES = 16  # of `/retrieve` at once; further ones are refused
+BUSY = "too many questions are waiting; try again in some seconds"
 logger = logging.getLogger(__name__)
-
-
-class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
-
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(str(part.get("text", "")) for part in self.content if part.get("type") == "text")
-
-
-class Chat(BaseModel):
-    """What is read of OpenAI's request: the last user message, and the turns before it, for its pronouns.
-
-    The system's message and sampling settings have no effect, answers are greedy.
-    """
-
-    model: str = ""
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-
-    def turns(self) -> list[tuple[str, str]]:
-        """Questions with their answers; the last one has none yet."""
-        found: list[tuple[str, str]] = []
-        for message in self.messages:
-            if message.role == "user":
-                found.append((message.text().strip(), ""))
-            elif message.role == "assistant" and found:
-                found[-1] = (found[-1][0], message.text())
-        return found
 
 
 class Question(BaseModel):
@@ -79,7 +46,7 @@ class Question(BaseModel):
 class Query(BaseModel):
     query: str = Field(min_length=1, max_length=MAX_QUESTION)
     k: int = Field(3, ge=1, le=100)
-    where: dict[str, str] = Field(default_factory=dict, max_length=10)
+    where: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=10)
 
 
 def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
@@ -107,7 +74,7 @@ def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
 
 def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) -> FastAPI:
     """The application; `key` is what clients must send as a bearer token, none when empty."""
-    batches = Batches(policy)
+    batches, searching = Batches(policy), 0
     registry = CollectorRegistry()
     requests = Counter("skillcompose_requests", "Requests by path and status", ["path", "status"], registry=registry)
     seconds = Histogram(
@@ -155,30 +122,28 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
     async def raised(request: Request, error: HTTPException) -> Response:
         return problem(error.status_code, str(error.detail))
 
-    async def answered(question: str, passages: list[str] | None = None) -> AsyncIterator[tuple[Answer, bool]]:
+    async def answered(question: str, request: Request, passages: list[str] | None = None) -> AsyncIterator[Part]:
         try:
-            async for answer, last in batches.ask(question, passages, SECONDS):
+            async for answer, last in batches.ask(question, passages, SECONDS, request.state.is_disconnected):
                 if last and log_texts:
                     logger.info(json.dumps({"question": question, "answer": answer.completion}, ensure_ascii=False))
                 yield answer, last
         except Busy:
-            raise HTTPException(503, "too many questions are waiting; try again in some seconds") from None
+            raise HTTPException(503, BUSY) from None
+        except Left:
+            raise HTTPException(499, "the client left") from None
         except TimeoutError:
             raise HTTPException(504, f"no answer within {SECONDS} seconds") from None
         except PromptError as error:
             raise HTTPException(422, str(error)) from None
 
-    async def complete(answers: AsyncIterator[tuple[Answer, bool]], request: Request) -> Answer:
+    async def complete(answers: AsyncIterator[Part], request: Request) -> Growing:
         while True:
-            answer, last = await anext(answers)
+            _, last = await anext(answers)
             if last:
-                return answer
+                return last
             if await request.state.is_disconnected():
                 raise HTTPException(499, "the client left")
-
-    def ended(answer: Answer) -> str:
-        """OpenAI's word for why the answer is over."""
-        return "length" if len(policy.tokenizer(answer.completion).input_ids) >= policy.max_new_tokens else "stop"
 
     @app.post("/v1/chat/completions")
     async def chat(asked: Chat, request: Request) -> Any:
@@ -186,17 +151,12 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
         if not question or len(question) > MAX_QUESTION:
             raise HTTPException(422, f"the last user message must have 1 to {MAX_QUESTION} characters")
         question = policy.standalone(question, before)
-        common = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": name}
-        answers = answered(question)
+        head, answers = common(name), answered(question, request)
         if asked.stream:
-            first, last = await anext(answers)  # a refusal is still a status then, not a broken stream
-            return StreamingResponse(_chunks(common, first, last, answers, ended), media_type="text/event-stream")
-        found = await complete(answers, request)
-        tokens = [len(policy.tokenizer(text).input_ids) for text in (found.prompt, found.completion)]
-        message = {"role": "assistant", "content": found.completion}
-        choice = {"index": 0, "message": message, "finish_reason": ended(found)}
-        usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-        return common | {"object": "chat.completion", "choices": [choice], "usage": usage, "skillcompose": cited(found)}
+            first = await anext(answers)  # a refusal is still a status then, not a broken stream
+            counted = bool(asked.stream_options and asked.stream_options.include_usage)
+            return StreamingResponse(chunks(head, first, answers, counted), media_type="text/event-stream")
+        return whole(head, await complete(answers, request))
 
     @app.get("/v1/models")
     async def models() -> Any:
@@ -204,17 +164,23 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
 
     @app.post("/answer")
     async def answer(asked: Question, request: Request) -> Any:
-        found = await complete(answered(asked.question, asked.passages), request)
+        found = (await complete(answered(asked.question, request, asked.passages), request)).answer
         return {"completion": found.completion} | cited(found)
 
     @app.post("/retrieve")
     async def retrieve(asked: Query) -> Any:
         if policy.retriever is None:
             raise HTTPException(404, "this policy has no retriever")
+        nonlocal searching
+        if searching == SEARCHES:
+            raise HTTPException(503, BUSY)
+        searching += 1
         try:
             (hits,) = await asyncio.to_thread(policy.search, [asked.query], asked.k, asked.where)
         except RetrievalError as error:
             raise HTTPException(422, str(error)) from None
+        finally:
+            searching -= 1
         return {"passages": [citation(hit) for hit in hits]}
 
     @app.get("/healthz")
@@ -227,38 +193,3 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
 
     KNOWN = {route.path for route in app.routes}  # type: ignore[attr-defined]
     return app
-
-
-async def _chunks(
-    common: dict[str, Any],
-    first: Answer,
-    last: bool,
-    answers: AsyncIterator[tuple[Answer, bool]],
-    ended: Callable[[Answer], str],
-) -> AsyncIterator[str]:
-    """Server-sent events: the role, the text as it grows, the citations, the end."""
-
-    def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        data = common | {"object": "chat.completion.chunk", "choices": [choice]} | more
-        return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-    yield event({"role": "assistant", "content": first.completion})
-    shown, answer = first.completion, first
-    try:
-        while not last:
-            answer, last = await anext(answers)
-            if len(answer.completion) > len(shown):
-                yield event({"content": answer.completion[len(shown) :]})
-                shown = answer.completion
-    except Exception as error:
-        # The status is sent already, so the stream says it.
-        problem = {"message": "the server failed", "code": 500}
-        if isinstance(error, HTTPException):
-            problem = {"message": error.detail, "code": error.status_code}
-        else:
-            logger.exception("a stream failed")
-        yield f"data: {json.dumps({'error': problem})}\n\n"
-        return
-    yield event({}, ended(answer), skillcompose=cited(answer))
-    yield "data: [DONE]\n\n"

@@ -21,6 +21,10 @@ OWNED = {
     "report_to": "a run writes its own metrics",
     "resume_from_checkpoint": "`skillcompose train` resumes by itself",
     "save_strategy": "checkpoints are written by `save_steps`",
+    "eval_strategy": "GRPO validates every `composition.validate_steps`",
+    "load_best_model_at_end": "validation chooses among the steps",
+    "push_to_hub": "a run stays on this machine",
+    "save_only_model": "a run goes on from what a checkpoint holds",
     "packing": "rows are short; use per_device_train_batch_size",
     "max_length": "rows are never truncated",
     "train_sampling_strategy": "the order of rows is fixed by the seed",
@@ -33,6 +37,17 @@ OWNED = {
         "completions are drawn from the whole distribution; `temperature` is yours",
     ),
 }
+UNREAD = {
+    "sft": {
+        "loss_type": "the loss is that of the labelled tokens",
+        "label_smoothing_factor": "the loss is that of the labelled tokens",
+    },
+    "grpo": {
+        **dict.fromkeys(("entropy_coef", "use_adaptive_entropy"), "entropies are measured and have no gradient"),
+        "cast_lm_head_to_fp32": "logits are computed in fp32 where it matters",
+    },
+}
+"""Settings of the library that would change nothing, or break what computes the loss."""
 INEXACT = (
     "use_dora",
     "lora_bias",
@@ -47,6 +62,7 @@ INEXACT = (
     "velora_config",
 )
 GRPO: dict[str, Any] = {
+    "max_steps": 100,
     "loss_type": "dr_grpo",
     "scale_rewards": "group",
     "beta": 0.0,
@@ -91,9 +107,9 @@ def nearest(name: str, valid: Any) -> str:
 
 
 @cache
-def library_fields(kind: str) -> frozenset[str]:
-    """Names of a configuration class, read from the source."""
-    names = set()
+def library_fields(kind: str) -> dict[str, str]:
+    """Names of a configuration class with their annotations, read from the source."""
+    names: dict[str, str] = {}
     for package, file, class_name in SOURCES[kind] + (TRAINING_ARGUMENTS if kind != "lora" else []):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -102,11 +118,15 @@ def library_fields(kind: str) -> frozenset[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and node.name == class_name:
                 names |= {
-                    item.target.id
+                    item.target.id: ast.unparse(item.annotation)
                     for item in node.body
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
                 }
-    return frozenset(names)
+    return names
+
+
+def _is_number(annotation: str) -> bool:
+    return set(re.findall(r"\w+", annotation)) <= {"int", "float", "None", "Optional"}
 
 
 def inexact(lora: dict[str, Any]) -> list[str]:
@@ -125,12 +145,16 @@ def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in settings.items():
         if name in OWNED:
             problems.append((f"{place}.{name}", f"is set by skillcompose: {OWNED[name]}"))
+        elif name in UNREAD.get(kind, {}):
+            problems.append((f"{place}.{name}", f"has no effect here: {UNREAD[kind][name]}"))
         elif name not in (valid := library_fields(kind)):
             problems.append((f"{place}.{name}", "is not a setting of the library" + nearest(str(name), valid)))
         elif isinstance(value, str) and (found := NUMBER.fullmatch(value)):
             digits, sign, power = found.groups()
             meant = f"{digits}{'' if '.' in digits else '.0'}e{sign or '+'}{power}"
             problems.append((f"{place}.{name}", f"{value!r} is text to YAML, a number is {meant}"))
+        elif isinstance(value, str) and _is_number(valid[name]):
+            problems.append((f"{place}.{name}", f"is the text {value!r}, not a number"))
     if kind == "lora":
         unsound = "makes an adapter that cannot be summed exactly with another; leave it out"
         problems += [(f"{place}.{name}", unsound) for name in inexact(settings)]

@@ -12,12 +12,22 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from skillcompose.errors import ModelError
 from skillcompose.kernels import LAYOUTS, attention, lora
 from skillcompose.kernels.ordered import order, ordered
+from skillcompose.libraries import inexact
 from skillcompose.machine import device, fast_dtype, use_cores
+from skillcompose.types import read_json
 
 
 def quiet_libraries() -> None:
@@ -62,13 +72,20 @@ def in_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]])
 
 
 def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The base model in `dtype`, or in the fast one; frozen and in evaluation mode."""
+    """The base model in `dtype`, or in the fast one; frozen and in evaluation mode.
+
+    Raises:
+        ModelError: It cannot be loaded, or has recurrent layers.
+    """
     quiet_libraries()
     use_cores()
     with fetching(folder):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or fast_dtype(), trust_remote_code=False, use_safetensors=True
         )
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=model.config).layers):
+        # Rows that share a sequence would be read as one text.
+        raise ModelError(f"{folder}: {model.config.model_type} has recurrent layers; name a model with attention alone")
     # Sampling defaults that the model ships with would otherwise steer generation silently.
     model.generation_config.do_sample = False
     if device().type == "cpu" and model.config.model_type in LAYOUTS:
@@ -91,9 +108,17 @@ def _compute_in_bf16(layers: PreTrainedModel) -> None:
 
 
 def new_adapter(base: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftModel:
-    """A fresh LoRA `default` on a base model, in fp32."""
+    """A fresh LoRA `default` on a base model, in fp32.
+
+    Raises:
+        ModelError: The model has none of the modules or layers that the settings name.
+    """
     set_seed(seed)
-    return get_peft_model(base, _ours(LoraConfig(**{"lora_dropout": 0.0} | settings, task_type="CAUSAL_LM")))
+    config = _ours(LoraConfig(**{"lora_dropout": 0.0} | settings, task_type="CAUSAL_LM"))
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise ModelError(f"{base.name_or_path} cannot be given this LoRA: {error}") from error
 
 
 def _ours(config: LoraConfig) -> LoraConfig:
@@ -106,10 +131,12 @@ def load_adapter(base: PreTrainedModel, folder: Path, name: str = "default", tra
     """Put one LoRA folder on a base model.
 
     Raises:
-        ModelError: No safetensors in the folder, or the adapter was trained on another base.
+        ModelError: No safetensors in the folder, or the adapter is more than base + scale * B A.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters are not loaded")
+    if found := inexact(read_json(folder / "adapter_config.json")):
+        raise ModelError(f"{folder} uses {', '.join(found)}; only plain LoRA is loaded")
     if isinstance(base, PeftModel):
         base.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
         return base

@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig, SFTConfig
 
-from skillcompose.errors import TrainingError
+from skillcompose.errors import RecipeError, TrainingError
 from skillcompose.kernels.head import head_at, token_log_probs
+from skillcompose.libraries import GRPO, LIBRARY_SETTINGS
 from skillcompose.models import tensors_digest
 from skillcompose.packing import IGNORED, KEPT
 from skillcompose.progress import Progress
+from skillcompose.recipe import Recipe
 
 COMPLETE = "complete"
 
@@ -33,6 +36,34 @@ def machine_settings(output_dir: Path, seed: int) -> dict[str, Any]:
         "logging_steps": 1,
         "logging_first_step": True,
     }
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Give TRL and PEFT every setting of theirs, and load a reward of the user's, before hours are spent.
+
+    Raises:
+        RecipeError: What they do not take, each with its place.
+        TrainingError: The reward cannot be loaded.
+    """
+    ours = machine_settings(Path(), recipe.seed)
+    problems = []
+    for place, kind in LIBRARY_SETTINGS.items():
+        try:
+            settings = recipe.at(place) or {}
+            if kind == "lora":
+                LoraConfig(**settings)
+            elif kind == "sft":
+                SFTConfig(**ours | settings)
+            else:
+                GRPOConfig(**ours | GRPO | settings)
+        except (TypeError, ValueError) as error:
+            problems.append((place, " ".join(str(error).split())))
+    if problems:
+        raise RecipeError(str(recipe.source), problems)
+    if recipe.composition.reward != "exact_match":
+        from skillcompose.composition.rewards import own_reward  # it imports what imports this
+
+        own_reward(recipe)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -13,10 +13,11 @@ from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
-from skillcompose.builtin import fingerprint, resolve
+from skillcompose.builtin import resolve
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages, packed
-from skillcompose.pipeline import Work
+from skillcompose.stages import Work
+from skillcompose.training import check_settings
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
@@ -35,6 +36,7 @@ __all__ = [
 
 
 def run(work: Work) -> None:
+    check_settings(work.recipe)
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
     general = work.folder / GENERAL
@@ -54,7 +56,7 @@ def run(work: Work) -> None:
     for skill in ATOMIC:
         questions = read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
         results[skill] = measure(model, tokenizer, questions, skill, gate.questions, work)
-    write_json(work.folder / "mastery.json", results | {"base": fingerprint(base)})
+    write_json(work.folder / "mastery.json", results)
     check_mastery(results, gate, "adapters", work.allow_unmastered)
 
 

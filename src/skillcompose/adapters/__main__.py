@@ -12,10 +12,11 @@ from contextlib import suppress
 
 from skillcompose.adapters import ATOMIC, tokens_of, train_skill
 from skillcompose.adapters.processes import AllCores
-from skillcompose.errors import TrainingError
-from skillcompose.pipeline import Work, load_recipe
+from skillcompose.errors import SkillComposeError
+from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.run import Run
+from skillcompose.stages import Work
 from skillcompose.types import Skill
 
 
@@ -30,7 +31,7 @@ def main() -> None:
         work = Work(load_recipe(run), run.stage("adapters"), run, Progress(title, int(row)))
         beside = sum(tokens_of(work, other) for other in ATOMIC if other != skill)
         train_skill(work, Skill(skill), [AllCores(int(threads), beside)])
-    except TrainingError as error:
+    except SkillComposeError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -69,17 +69,23 @@ def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
+    own = model.generation_config.eos_token_id  # some models end a turn with another token than a text
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+
+    def said(row: list[int]) -> list[int]:
+        return row[: next((place for place, token in enumerate(row, 1) if token in ends), len(row))]
+
     def ended(row: list[int]) -> bool:
-        return row[-1] == tokenizer.eos_token_id
+        return row[-1] in ends
 
     begun = [ids(opening + start) for start in STARTS]
-    asked = generate(model, tokenizer, begun, EACH, Sampling(ASKED_TOKENS, 1.0))
+    asked = map(said, generate(model, tokenizer, begun, EACH, Sampling(ASKED_TOKENS, 1.0)))
     starts = [start for start in STARTS for _ in range(EACH)]
     whole = [(start, row) for start, row in zip(starts, asked, strict=True) if ended(row)]
     texts = {(start + tokenizer.decode(row, skip_special_tokens=True)).strip() for start, row in whole} - {""}
     prompts = [opening + text + closing for text in sorted(texts)]
     if not prompts:
         return []
-    answers = generate(model, tokenizer, [ids(prompt) for prompt in prompts], 1, Sampling(ANSWER_TOKENS))
+    answers = map(said, generate(model, tokenizer, [ids(prompt) for prompt in prompts], 1, Sampling(ANSWER_TOKENS)))
     rows = zip(prompts, answers, strict=True)
     return [Row(p, tokenizer.decode(row, skip_special_tokens=True), False, ended(row), kept=True) for p, row in rows]

@@ -11,9 +11,9 @@ from skillcompose.errors import MasteryError
 from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
-from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
 from skillcompose.sections import Mastery
+from skillcompose.stages import Work
 from skillcompose.types import Question, Skill
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from skillcompose import allocator
 from skillcompose.errors import TrainingError
-from skillcompose.machine import cores, device
-from skillcompose.pipeline import Work
+from skillcompose.machine import cores, device, fast_dtype
+from skillcompose.stages import Work
 from skillcompose.types import Skill
 
 LARGE = 50_000_000  # bytes of weights; a smaller model is trained before a second process has started
@@ -44,7 +44,9 @@ def train_at_once(work: Work, skills: tuple[Skill, ...], threads: int) -> None:
     Raises:
         TrainingError: What a process said, or that it was killed.
     """
-    environment = os.environ | allocator.environment() | {"OMP_NUM_THREADS": str(threads)}
+    # Measured once: on the edge two measurements beside each other could differ.
+    dtype = {"SKILLCOMPOSE_DTYPE": str(fast_dtype()).removeprefix("torch.")}
+    environment = os.environ | allocator.environment() | dtype | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "skillcompose.adapters", str(work.run.folder.resolve()), work.progress.title]
     with ExitStack() as opened:
         # Not pipes: nobody reads what is said before the end, and a full pipe stops who writes.

@@ -20,12 +20,14 @@ from skillcompose.composition.mixture import Mixture
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages
-from skillcompose.pipeline import Work
+from skillcompose.stages import Work
+from skillcompose.training import check_settings
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 
 def run(work: Work) -> None:
     recipe, settings = work.recipe, work.recipe.composition
+    check_settings(recipe)
     base = resolve(recipe.model, recipe.source.parent)
     tokenizer = load_tokenizer(base)
     merge_adapters([work.read("adapters") / skill for skill in ATOMIC], list(settings.weights), work.folder / "merged")

@@ -26,8 +26,8 @@ from skillcompose.errors import TrainingError
 from skillcompose.libraries import GRPO
 from skillcompose.models import load_adapter, load_base
 from skillcompose.packing import Group
-from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
+from skillcompose.stages import Work
 from skillcompose.training import Watch, check_moved, check_trainable, last_checkpoint, machine_settings
 from skillcompose.types import Question, Skill, read_jsonl, write_json
 
@@ -55,7 +55,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     rewards: list[Any] = [exact]
     if settings.reward != "exact_match":
         # Exact match is measured all the same: it watches for a collapse.
-        rewards.append(own_reward(settings.reward, recipe.source.parent))
+        rewards.append(own_reward(recipe))
         arguments.reward_weights = [0.0, 1.0]
     trainer = SharedPrefixGRPOTrainer(
         model,
@@ -73,8 +73,9 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     before = check_trainable(trainer.model, "composition")
     check_reference(trainer.model)
     checkpoint = last_checkpoint(scratch)
-    validate.forget_after(int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1)
-    trainer.forget_rollouts_after(int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0)
+    done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    validate.forget_after(done if checkpoint else -1)
+    trainer.forget_rollouts_after(done)
     begin = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     check_moved(trainer.model, before, "composition")
@@ -95,7 +96,6 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
         "reward_std",
         "frac_reward_zero_std",
         "entropy",
-        "rewards/most_frequent_answer",
         "most_frequent_answer",
         "unreadable",
         "completions/mean_length",
@@ -117,15 +117,14 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
 
 def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions: int) -> GRPOConfig:
     """TRL's configuration with our defaults; the recipe's `grpo:` comes on top."""
-    merged = GRPO | settings
-    group, rows = merged["num_generations"], merged["per_device_train_batch_size"]
-    prompts = rows * merged.get("steps_per_generation", merged["gradient_accumulation_steps"]) // group
+    arguments = GRPOConfig(**machine_settings(scratch, seed) | GRPO | settings)
+    prompts = arguments.generation_batch_size // arguments.num_generations
     if questions < prompts:
         raise TrainingError(
             f"{questions} training questions are fewer than the {prompts} prompts of one step; "
             "lower composition.grpo.gradient_accumulation_steps"
         )
-    return GRPOConfig(**machine_settings(scratch, seed) | merged)
+    return arguments
 
 
 def check_reference(model: PeftModel) -> None:

@@ -18,8 +18,8 @@ from skillcompose.adapters.mastery import sample
 from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
-from skillcompose.pipeline import Work
 from skillcompose.prompts import prompt
+from skillcompose.stages import Work
 from skillcompose.types import Question, Skill, write_json
 
 logger = logging.getLogger(__name__)
@@ -106,10 +106,11 @@ class Validate(TrainerCallback):
         self.probes = {name: probes for name, probes in found["probes"].items() if int(name) <= step}
 
     def chosen(self) -> int:
-        """The last step within two standard errors of the highest score."""
+        """The last step within two standard errors of the highest score, of those whose adapter is still here."""
         highest = max(self.scores.values())
         noise = 2 * (highest * (1 - highest) / len(self.questions)) ** 0.5
-        return max(int(name) for name, score in self.scores.items() if score >= highest - noise)
+        here = {int(name): score for name, score in self.scores.items() if (self.folder / f"step-{name}").is_dir()}
+        return max((step for step, score in here.items() if score >= highest - noise), default=max(here))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -6,6 +6,7 @@ adapters that this is not exact for are refused.
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,14 @@ def _read(folder: Path, weight: float) -> tuple[dict[str, Any], dict[str, tuple[
 def _balanced(
     module: str, config: dict[str, Any], factors: dict[str, tuple[torch.Tensor, torch.Tensor]], weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B with the scale and the weight in them, in equal parts: RL then moves both at the same speed."""
+    """A and B with the scale and the weight in them, in equal parts: RL then moves both at the same speed.
+
+    With weight 0 a fresh pair, which adds nothing and can learn: of two zeros neither ever moves.
+    """
     a, b = factors[module]
+    if weight == 0:
+        draw = torch.Generator().manual_seed(zlib.crc32(module.encode()))
+        return torch.randn(a.shape, generator=draw) / a.shape[1] ** 0.5, torch.zeros_like(b)
     patterns = config.get("alpha_pattern") or {}
     alpha = patterns.get(get_pattern_key(patterns, module.removeprefix(PREFIX)), config["lora_alpha"])
     scale = weight * alpha / (a.shape[0] ** 0.5 if config.get("use_rslora") else a.shape[0])

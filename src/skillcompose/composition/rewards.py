@@ -4,24 +4,24 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from skillcompose.errors import TrainingError
 from skillcompose.metrics import exact_match
 from skillcompose.prompts import final_answer
+from skillcompose.recipe import Recipe
 
 Reward = Callable[..., list[float | None]]
 
 
-def own_reward(name: str, beside: Path) -> Reward:
-    """The function `module:function`, from a file beside the recipe or an installed module.
+def own_reward(recipe: Recipe) -> Reward:
+    """The function that `composition.reward` names, from a file beside the recipe or an installed module.
 
     Raises:
-        TrainingError: There is no such module, or no such function in it.
+        TrainingError: There is no such module, it cannot be run, or there is no such function in it.
     """
-    module_name, _, function = name.partition(":")
-    file = beside / f"{module_name.replace('.', '/')}.py"
+    module_name, _, function = recipe.composition.reward.partition(":")
+    file = recipe.reward_file
     try:
         spec = (
             importlib.util.spec_from_file_location(module_name, file)
@@ -33,7 +33,11 @@ def own_reward(name: str, beside: Path) -> Reward:
     if spec is None or spec.loader is None:
         raise TrainingError(f"composition.reward: no module {module_name!r} beside the recipe, and none is installed")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is the user's
+        why = f"{type(error).__name__}: {error}"
+        raise TrainingError(f"composition.reward: {spec.origin} cannot be run: {why}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise TrainingError(f"composition.reward: {spec.origin} has no function {function!r}")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from trl import GRPOTrainer
-from trl.trainer.utils import split_tensor_dict
+from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from skillcompose.generation import Sampling, generate
 from skillcompose.kernels import LAYOUTS
@@ -28,6 +28,14 @@ from skillcompose.training import label_losses
 from skillcompose.types import write_text
 
 logger = logging.getLogger(__name__)
+
+
+class EpochSampler(RepeatSampler):
+    """An order of its own for every pass, so that a resumed run goes on in the pass that was interrupted: TRL's draws
+    the first pass's order again."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -42,6 +50,18 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self.shared = base.config.model_type in LAYOUTS
         if not self.shared:
             logger.warning("no shared-prefix scoring for architecture %r: TRL's own is used", base.config.model_type)
+
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
+        sampler: RepeatSampler = super()._get_train_sampler(dataset)
+        sampler.__class__ = EpochSampler
+        return sampler
+
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        """The last function is the one that pays. Where it has no opinion there is none: TRL would take exact match,
+        which is watched at weight 0, for one."""
+        found: torch.Tensor = super()._calculate_rewards(*args)
+        found[found[:, -1].isnan()] = torch.nan
+        return found
 
     def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Prompts arrive repeated; a group may be cut at a process boundary, so equal neighbours are grouped."""
@@ -68,6 +88,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             prompts = batch["prompt_mask"][:: self.num_generations].sum(1)
             sizes = prompts + batch["completion_mask"].sum(1).view(-1, self.num_generations).sum(1)
             order = torch.argsort(sizes + equal * sizes.sum())
+            # Dealt out, where a batch is for several steps: none is left with the groups that have no gradient.
+            updates = max(1, steps // self.args.gradient_accumulation_steps)
+            if len(order) % updates == 0:
+                order = order.view(-1, updates).T.flatten()
             rows = (
                 order[:, None] * self.num_generations + torch.arange(self.num_generations, device=order.device)
             ).flatten()

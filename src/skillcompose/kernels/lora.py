@@ -25,7 +25,7 @@ class Linear(lora.Linear):
             or name in self.lora_variant
             or type(base) is not torch.nn.Linear
             or base.weight.requires_grad
-            or self.lora_A[name].bias is not None
+            or self.lora_bias[name]
             or not isinstance(self.lora_dropout[name], torch.nn.Identity)
         ):
             out: torch.Tensor = super().forward(x, *args, **kwargs)

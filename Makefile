@@ -44,4 +44,4 @@ lint: install
 	set -e; for folder in $(sort $(dir $(wildcard benchmarks/*.py benchmarks/*/*.py))); do $(BIN)/mypy $$folder*.py; done
 
 clean:
-	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -25,10 +25,11 @@ from skillcompose.evaluation.summary import CONFIDENT
 from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_merged, load_tokenizer
-from skillcompose.pipeline import Work, load_recipe
+from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
 from skillcompose.run import Run
+from skillcompose.stages import Work
 from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/confidence.py RUN"

@@ -32,9 +32,10 @@ from skillcompose.allocator import start_again
 from skillcompose.builtin import resolve
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import by_passages
-from skillcompose.pipeline import Work, load_recipe
+from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.run import Run
+from skillcompose.stages import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 FILE = Path(__file__).parent / "drift.json"

@@ -23,10 +23,10 @@ from skillcompose.generation import completions
 from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, Row, by_passages
-from skillcompose.pipeline import Work
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
 from skillcompose.run import Run
+from skillcompose.stages import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 PATIENT = "_patient"

@@ -59,7 +59,7 @@ def main() -> None:
     start_again()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     left = [point for point in POINTS if not any((p["skill"], p["share"]) == point for p in measured())]
-    named = [point for point in left if not sys.argv[1:] or point[0] in (sys.argv[1], BOTH)]
+    named = [point for point in left if point[0] in (sys.argv[1:] or [BOTH, *ATOMIC])]
     if named:
         found = measure(*named[0])
         write_json(FILE, [*measured(), found])  # read again: the other skill's call may have written

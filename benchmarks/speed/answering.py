@@ -47,9 +47,10 @@ def record(run: Path) -> list[Rung]:
 
 
 def work_of(run: Path) -> Any:
-    from skillcompose.pipeline import Work, load_recipe
+    from skillcompose.pipeline import load_recipe
     from skillcompose.progress import Progress
     from skillcompose.run import Run
+    from skillcompose.stages import Work
 
     opened = Run.open(run)
     return Work(load_recipe(opened), run, opened, Progress())

@@ -71,9 +71,16 @@ def resolve(name: str, beside: Path = Path()) -> str:
         return str(builtin_folder(name.removeprefix("builtin:")))
     if folder := own_folder(name, beside):
         return folder
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_path(name, beside):
         raise ModelError(f"no model folder {name!r}; name a folder, a built-in or a Hugging Face model")
     return name
+
+
+def is_path(name: str, beside: Path) -> bool:
+    """Whether a name can only mean a folder: no hub may be asked for `models/mine` where there is a `models`."""
+    first, slash, _ = name.partition("/")
+    begun = bool(slash) and any((place / first).is_dir() for place in (beside, Path()))
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or begun
 
 
 def own_folder(name: str, beside: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from skillcompose.builtin import BUILTIN, own_folder
+from skillcompose.builtin import BUILTIN, is_path, own_folder
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.libraries import LIBRARY_SETTINGS, nearest, problems_at
 from skillcompose.recipe import Recipe, path_relations
@@ -79,10 +79,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
     """Problems that need more than one value: files, columns, paths, templates, models."""
     problems: list[tuple[str, str]] = []
     for place in LIBRARY_SETTINGS:
-        found: Any = recipe
-        for part in place.split("."):
-            found = getattr(found, part)
-        problems += problems_at(place, found or {})
+        problems += problems_at(place, recipe.at(place) or {})
     problems += _check_models(
         {"model": recipe.model} | {f"index.{name}": getattr(recipe.index, name) for name in MODELS},
         recipe.source.parent,
@@ -128,6 +125,8 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 )
     for name, relation in recipe.facts.relations.items():
         place = f"facts.relations.{name}"
+        if {"{", "}"} & set(name):
+            problems.append((place, "a name with braces gives no wordings"))
         if relation.table not in recipe.facts.tables:
             problems.append(
                 (f"{place}.table", f"no table {relation.table!r}" + nearest(relation.table, recipe.facts.tables))
@@ -176,7 +175,7 @@ def _check_models(named: dict[str, Any], beside: Path) -> list[tuple[str, str]]:
         if name.startswith("builtin:") and name.removeprefix("builtin:") not in BUILTIN:
             valid = [f"builtin:{known}" for known in BUILTIN]
             problems.append((place, f"no built-in model {name!r}" + nearest(name, valid)))
-        elif (name.startswith((".", "/", "~")) or name.count("/") > 1) and not own_folder(name, beside):
+        elif is_path(name, beside) and not own_folder(name, beside):
             problems.append((place, f"no model folder {name!r}"))
     return problems
 
@@ -186,7 +185,7 @@ def _wrong_with_reward(recipe: Recipe) -> str | None:
     module, _, function = recipe.composition.reward.partition(":")
     if not function:
         return None
-    file = recipe.source.parent / f"{module.replace('.', '/')}.py"
+    file = recipe.reward_file
     if not file.is_file():
         try:
             installed = importlib.util.find_spec(module)

@@ -203,6 +203,8 @@ def evaluate(
     """
     from skillcompose.pipeline import evaluated
 
+    if sum(map(bool, (pass_at_k, attribution, retrieval))) > 1 or (others and not pass_at_k):
+        raise click.UsageError("--pass-at-k (with --adapter), --attribution and --retrieval are one call each")
     opened = Run.open(run)
     if retrieval:
         from skillcompose.evaluation import retrieval as searches

@@ -1,92 +1,22 @@
-"""The stages in order, and `train`, which runs those that are missing or stale."""
+"""What would run and why, and `train`, which runs the stages that are missing or stale."""
 
-import importlib
 import json
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from skillcompose.builtin import fingerprint, own_folder
 from skillcompose.errors import RunError, SkillComposeError, StageError
-from skillcompose.files import printable
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
-from skillcompose.run import STAGE_NAMES, Run, digest, file_digest
-from skillcompose.sections import MODELS, Composition
+from skillcompose.run import STAGE_NAMES, Run
+from skillcompose.stages import STAGES, Stage, Work, own_models, stage_key
 from skillcompose.types import read_json, write_json
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A function that reads the folders of earlier stages and writes its own.
-
-    `version` is raised when the code would write something else from the same input; `settings` are the parts of the
-    recipe that decide what it writes. The mastery gates are not among them: another threshold retrains nothing.
-    """
-
-    name: str
-    version: int
-    reads: tuple[str, ...]
-    settings: tuple[str, ...]
-    keeps: tuple[str, ...] = ()
-    """Adapters that outlive a change of the rest: `train_adapter` knows whether it would train them as they are."""
-
-    @property
-    def function(self) -> Callable[["Work"], None]:
-        return importlib.import_module(f"skillcompose.{self.name}").run
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a stage gets: the recipe, the folder to write, the run to read earlier stages from."""
-
-    recipe: Recipe
-    folder: Path
-    run: Run
-    progress: Progress
-    allow_unmastered: bool = False
-
-    def read(self, stage: str) -> Path:
-        return self.run.stage(stage)
-
-
-MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
-# All but the gate: another threshold trains nothing again.
-COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
-STAGES = (
-    Stage("passages", 4, (), ("passages", "index.embedder")),
-    Stage("facts", 3, ("passages",), ("facts",)),
-    Stage("index", 5, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 7, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
-    Stage(
-        "adapters",
-        6,
-        ("questions",),
-        (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
-        keeps=("parametric", "contextual"),
-    ),
-    Stage(
-        "composition",
-        8,
-        ("questions", "adapters"),
-        (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
-        keeps=("start", "traced"),
-    ),
-    Stage(
-        "evaluation",
-        6,
-        ("facts", "index", "questions", "adapters", "composition"),
-        (*MODEL, "evaluation", "index", "facts", "name"),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -97,45 +27,6 @@ class Step:
     key: str
     runs: bool
     reason: str
-
-
-def stage_key(stage: Stage, recipe: Recipe, run: Run) -> str | None:
-    """None while an input is unfinished, so that the key cannot be known yet."""
-    inputs: dict[str, Any] = {name: run.outputs_digest(name) for name in stage.reads}
-    if None in inputs.values():
-        return None
-    if stage.name in ("passages", "facts"):
-        inputs["knowledge base"] = knowledge_base_digest(recipe)
-    if models := own_models(stage, recipe):
-        inputs["models"] = models
-    settings = {name: _setting(recipe.model_dump(mode="json"), name) for name in stage.settings}
-    return digest([stage.name, stage.version, settings, inputs])
-
-
-def own_models(stage: Stage, recipe: Recipe) -> dict[str, str]:
-    """Fingerprints of the model folders that a stage reads: one's own may change under the same name."""
-    names = {"model": [recipe.model], "index.embedder": [recipe.index.embedder]}
-    names["index"] = [getattr(recipe.index, model) for model in MODELS]
-    used = [name for setting in stage.settings for name in names.get(setting, ())]
-    return {name: fingerprint(found) for name in used if (found := own_folder(name, recipe.source.parent))}
-
-
-def _setting(values: Any, dotted: str) -> Any:
-    for name in dotted.split("."):
-        values = values[name]
-    return values
-
-
-def knowledge_base_digest(recipe: Recipe) -> str:
-    files = sorted(path for path in recipe.folder.rglob("*") if path.is_file())
-    return digest({printable(path.relative_to(recipe.folder).as_posix()): _content(path) for path in files})
-
-
-def _content(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:  # the stage that reads it says so
-        return str(error.strerror)
 
 
 def plan(recipe: Recipe, folder: str | Path, force: str | None = None) -> list[Step]:
@@ -211,6 +102,12 @@ def train(
     for name in (until, force):
         if name is not None and name not in STAGE_NAMES:
             raise ValueError(f"there is no stage {name!r}; there are {', '.join(STAGE_NAMES)}")
+    if recipe.max_new_tokens <= recipe.max_answer_tokens:
+        logger.warning(
+            "max_new_tokens: answers are cut after %d tokens, and a right one may have %d (max_answer_tokens)",
+            recipe.max_new_tokens,
+            recipe.max_answer_tokens,
+        )
     run = Run(folder or Path("runs") / recipe.name)
     if run.folder.resolve().is_relative_to(recipe.folder):
         raise RunError(
@@ -218,6 +115,8 @@ def train(
             "train from another folder, or name one with --run"
         )
     with run.lock():
+        if folder is None:
+            _refuse_another_recipe(run, recipe)
         _forget_another_base(run, recipe)
         write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
         planned = False
@@ -235,6 +134,17 @@ def train(
             if stage.name == until:
                 break
     return run
+
+
+def _refuse_another_recipe(run: Run, recipe: Recipe) -> None:
+    """Two recipes of one name must not write over each other's hours."""
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        other = Path(read_json(run.recipe_file).get("source", ""))
+        if other.is_file() and not (recipe.source.is_file() and other.samefile(recipe.source)):
+            raise RunError(
+                f"{run.folder} is of another recipe with the same name, {other}; "
+                f"change the name in this one, or say --run {run.folder} to train it there"
+            )
 
 
 def _forget_another_base(run: Run, recipe: Recipe) -> None:
@@ -271,7 +181,7 @@ def _run_stage(
         kept = f"Finished work is kept in {run.folder}; the same command goes on from there."
         error.args = (f"{stage.name}: {error}\n{kept}",)
         raise
-    seconds = run.finish(stage.name, step.key)
+    seconds = run.finish(stage.name, step.key, own_models(stage, recipe))
     logger.info("%s: done in %s", title, duration(seconds))
 
 

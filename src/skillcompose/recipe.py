@@ -1,5 +1,6 @@
 """The recipe: one YAML file, one section per stage, typed and checked as a whole before anything is loaded."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Recipe(Section):
             raise RecipeError(str(path), [("file", f"cannot be read ({error.strerror}); check the path")]) from error
         except UnicodeDecodeError as error:
             raise RecipeError(str(path), [("file", f"is not UTF-8 (byte {error.start}); save it as UTF-8")]) from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # the latter: a 30th of February
             where = " ".join(str(error).split())
             raise RecipeError(str(path), [("file", f"is not valid YAML: {where}")]) from error
         if not isinstance(data, dict):
@@ -100,6 +101,15 @@ class Recipe(Section):
     def folder(self) -> Path:
         """The knowledge base, an absolute folder."""
         return (self.source.parent / self.knowledge_base).resolve()
+
+    @property
+    def reward_file(self) -> Path:
+        """Where a reward of the user's stands when it is beside the recipe, and in no installed module."""
+        return self.source.parent / f"{self.composition.reward.partition(':')[0].replace('.', '/')}.py"
+
+    def at(self, dotted: str) -> Any:
+        """The section or value at a dotted path."""
+        return functools.reduce(getattr, dotted.split("."), self)
 
     def relation(self, name: str) -> Relation:
         return self.facts.relations[name]
@@ -126,7 +136,7 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
             continue
         try:
             values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             problems.append((pair, f"the value is no YAML; put it into quotes: {key}='\"...\"'"))
     if problems:
         raise RecipeError("-o", problems)

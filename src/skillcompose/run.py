@@ -93,13 +93,14 @@ class Run:
         seconds: float = started["seconds"] + time.time() - started["begun"]
         return seconds
 
-    def finish(self, name: str, key: str) -> float:
-        """Mark the stage as finished; returns the seconds that it took."""
+    def finish(self, name: str, key: str, models: dict[str, str] | None = None) -> float:
+        """Mark the stage as finished, made with models of these fingerprints; returns the seconds that it took."""
         folder, seconds = self.stage(name), self.elapsed(name)
         shutil.rmtree(folder / "work", ignore_errors=True)
         outputs = {path.relative_to(folder).as_posix(): file_digest(path) for path in stage_files(folder)}
         record = {"key": key, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_json(folder / "stage.json", record | {"packages": package_versions(), "outputs": outputs})
+        record |= {"packages": package_versions(), "models": models or {}, "outputs": outputs}
+        write_json(folder / "stage.json", record)
         (folder / "started.json").unlink()
         return seconds
 
@@ -112,14 +113,21 @@ class Run:
         """One training process a run; the kernel drops the lock when the process dies.
 
         Raises:
-            RunError: Another process holds it.
+            RunError: Another process holds it, or the folder can have none.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"{self.folder} cannot be written ({error.strerror}); name another with --run") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RunError(f"another process is training {self.folder}; wait for it or stop it") from None
+            except OSError as error:
+                why = f"its file system locks no files ({error.strerror})"
+                raise RunError(f"{self.folder}: {why}; name a folder on a local disk with --run") from error
             yield
 
 

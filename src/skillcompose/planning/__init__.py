@@ -41,10 +41,12 @@ def predict(recipe: Recipe, run: Run, counted: bool, measure: bool = True) -> Pr
 
 def store(recipe: Recipe, run: Run, counted: bool) -> None:
     """Write what is predicted into the run, to be compared with what it takes; nothing where nobody has measured."""
+    if rates_of(recipe, measure=False)[0] is None:
+        (run.folder / PLAN).unlink(missing_ok=True)  # of another machine or model
+        return
     found = predict(recipe, run, counted, measure=False)
-    if not found.unknown:
-        stages = {name: asdict(cost) for name, cost in found.costs.items()}
-        write_json(run.folder / PLAN, {"counted": found.amounts.counted, "stages": stages})
+    stages = {name: asdict(cost) for name, cost in found.costs.items()}
+    write_json(run.folder / PLAN, {"counted": found.amounts.counted, "stages": stages})
 
 
 def explain(recipe: Recipe, folder: str | Path, force: str | None = None) -> str:

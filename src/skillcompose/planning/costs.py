@@ -6,11 +6,12 @@ it was counted.
 """
 
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skillcompose.errors import ModelError
+from skillcompose.libraries import GRPO
 from skillcompose.planning.amounts import GENERAL_KEPT, GENERAL_TOKENS, GROWTH, INVENTED, Amounts
 from skillcompose.planning.rates import Rates, sft_settings
 from skillcompose.recipe import Recipe
@@ -145,10 +146,10 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
 
 def rollouts(recipe: Recipe) -> tuple[int, int, int]:
     """Prompts of a GRPO step, completions of each, and steps."""
-    grpo = recipe.composition.grpo
-    samples, rows = int(grpo.get("num_generations", 8)), int(grpo.get("per_device_train_batch_size", 16))
-    batches = int(grpo.get("steps_per_generation") or grpo.get("gradient_accumulation_steps", 4))
-    return rows * batches // samples, samples, int(grpo.get("max_steps", 100))
+    grpo = GRPO | recipe.composition.grpo
+    samples, rows = int(grpo["num_generations"]), int(grpo["per_device_train_batch_size"])
+    batches = int(grpo.get("steps_per_generation") or grpo["gradient_accumulation_steps"])
+    return rows * batches // samples, samples, int(grpo["max_steps"])
 
 
 def test_questions(recipe: Recipe, found: Amounts) -> dict[str, int]:
@@ -219,7 +220,12 @@ def shapes(base: Path | None) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for path in sorted(base.glob("*.safetensors")) if base else ():
         with path.open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size:
+                raise ModelError(
+                    f"{path} is no safetensors file; if it is a pointer of Git LFS, `git lfs pull` fetches it"
+                )
+            header = json.loads(file.read(length))
         found |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
     return found
 
@@ -235,7 +241,7 @@ def memory(recipe: Recipe, found: Amounts, rates: Rates, numbers: dict[str, int]
     trained = 2 * rates.resident + sum(alone) if rates.at_once else max(alone)
     prompts, samples, _ = rollouts(recipe)
     prompt, limit = found.block + found.question["complementary"], recipe.max_new_tokens
-    rows = int(recipe.composition.grpo.get("per_device_train_batch_size", 16))
+    rows = int((GRPO | recipe.composition.grpo)["per_device_train_batch_size"])
     scored = rows / samples * prompt + rows * found.answer["complementary"]
     cached = cache_bytes(base) * max(BATCH_TOKENS, prompts * samples * (prompt + limit))
     grpo = 20 * numbers["merged"] + max(cached, 1.3 * rates.bytes["merged"] * max(scored, 2 * length["merged"]))

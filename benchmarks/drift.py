@@ -8,8 +8,9 @@ alone, which are summed up once before training; after that it costs two small p
 the conversations is trained on. What recipes do instead is to hold rows of them to the base.
 
 Trains the skill's adapter of a run anew with each weight (0: no penalty, and no rows held) and writes to `drift.json`
-its loss over the last thirty steps, what it masters of 120 validation questions for each number of hops, and its
-divergence from the base in nats a token on a quarter of the run's conversations, which the penalty was not given.
+its loss over the last thirty steps, what it masters of 120 validation questions for each number of hops, its
+divergence from the base in nats a token on a quarter of the run's conversations, which the penalty was not given, and
+how many of the general questions of `general.py` it answers.
 """
 
 import random
@@ -23,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import claims
 import torch
+from general import answered
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -141,6 +143,7 @@ def trained(run: Run, skill: Skill, weight: float) -> dict[str, Any]:
         "mastery": measure(model, tokenizer, questions, "default", ASKED, work),
         "loss": sum(losses) / len(losses),
         "nats_a_token": apart / tokens,
+        "general": sum(answered(base, tokenizer, folder, work.progress)),
         "commit": claims.commit(),
         "machine": claims.machine(),
     }
@@ -156,10 +159,10 @@ def main() -> None:
     for weight in map(float, sys.argv[3:] or (0, 1000, 10_000)):
         own[f"{weight:g}"] = trained(run, skill, weight)
         write_json(FILE, found)
-    print("| weight | loss | nats a token | mastered |\n|---|---|---|---|")
+    print("| weight | loss | nats a token | general questions | mastered |\n|---|---|---|---|---|")
     for name, row in own.items():
         right = ", ".join(f"{part['correct']} of {part['asked']}" for part in row["mastery"])
-        print(f"| {name} | {row['loss']:.3f} | {row['nats_a_token']:.4f} | {right} |")
+        print(f"| {name} | {row['loss']:.3f} | {row['nats_a_token']:.4f} | {row['general']} | {right} |")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Stage:
     reads: tuple[str, ...]
     settings: tuple[str, ...]
     keeps: tuple[str, ...] = ()
-    """Adapters that outlive a change of the rest: `train_adapter` knows whether it would train them as they are."""
+    """Parts that outlive a change of the rest: each has a key of its own, by which it is kept or made anew."""
 
     @property
     def function(self) -> Callable[["Work"], None]:
@@ -62,7 +62,7 @@ STAGES = (
         6,
         ("questions",),
         (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
-        keeps=("parametric", "contextual"),
+        keeps=("parametric", "contextual", "general.jsonl", "general.json"),
     ),
     Stage(
         "composition",

@@ -13,15 +13,17 @@ from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, resolve
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages, packed
+from skillcompose.run import digest
 from skillcompose.stages import Work
 from skillcompose.training import check_settings
-from skillcompose.types import Question, Skill, read_jsonl, write_json
+from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
 GENERAL = "general.jsonl"
+VERSION = 1  # raise it when `write_general` would sample other rows
 __all__ = [
     "ATOMIC",
     "GENERAL",
@@ -39,9 +41,12 @@ def run(work: Work) -> None:
     check_settings(work.recipe)
     base = resolve(work.recipe.model, work.recipe.source.parent)
     tokenizer = load_tokenizer(base)
-    general = work.folder / GENERAL
-    if not general.is_file():
+    general, sampled = work.folder / GENERAL, work.folder / "general.json"
+    # Kept by their key when the questions change: with other threads others would be sampled, and all trained anew.
+    key = digest([VERSION, fingerprint(base), work.recipe.adapters.general, work.recipe.seed])
+    if not (general.is_file() and sampled.is_file() and read_json(sampled) == key):
         write_general(base, tokenizer, work.recipe.adapters.general, work.recipe.seed, general, work.progress)
+        write_json(sampled, key)
     threads = threads_each(base, ATOMIC)
     if threads:
         train_at_once(work, ATOMIC, threads)

@@ -24,7 +24,7 @@ from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
-from skillcompose.run import Run, file_digest
+from skillcompose.run import Run, digest, file_digest
 from skillcompose.types import Fact, Level, Question, Skill, read_jsonl, write_json, write_text
 
 MEET = 0.05
@@ -70,12 +70,16 @@ def count_right(
     def text_of(ids: list[int]) -> str:
         return folded(tokenizer.decode(ids, skip_special_tokens=True))
 
+    asked = {
+        question.id: digest([prompt(question.text, question.passages), question.completion]) for question in questions
+    }
     done = {}
     if record.is_file():
         lines = [line for line in record.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         # A killed process leaves half a line, which the next one would be written behind.
         write_text(record, "".join(line + "\n" for line in lines))
-        done = {found["question"]: found["right"] for found in map(json.loads, lines) if found["samples"] == samples}
+        known = [found for found in map(json.loads, lines) if found["samples"] == samples]
+        done = {found["question"]: found["right"] for found in known if asked.get(found["question"]) == found["asked"]}
     left = [question for question in questions if question.id not in done]
     parts = [left[i : i + TOGETHER] for i in range(0, len(left), TOGETHER)]
     with using(model, adapter), record.open("a", encoding="utf-8") as file:
@@ -91,7 +95,8 @@ def count_right(
             for question, text, rows in zip(part, gold, drawn, strict=True):
                 right = sum(count for ids, count in rows if text_of(ids) == text)
                 done[question.id] = right
-                file.write(json.dumps({"question": question.id, "samples": samples, "right": right}) + "\n")
+                found = {"question": question.id, "asked": asked[question.id], "samples": samples, "right": right}
+                file.write(json.dumps(found) + "\n")
             file.flush()
     return {question.id: done[question.id] for question in questions}
 

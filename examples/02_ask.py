@@ -11,4 +11,4 @@ policy = sc.Policy.load(sys.argv[1])
 answer = policy.answer(sys.argv[2])
 print(answer.text or answer.completion)
 for hop in answer.hops:
-    print(" ", hop.text, answer.passages[hop.passage - 1].passage.source if hop.passage else "(known)")
+    print(" ", hop.text, answer.passages[hop.passage - 1].passage.source if hop.passage else "(in no passage)")

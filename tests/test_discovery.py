@@ -189,6 +189,24 @@ def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Pat
     assert dropped["team: not one of the 4 known subjects"] == 8
 
 
+@pytest.mark.parametrize(
+    ("subjects", "sizes"), [(24, (240, 240, 20, 0.8)), (40, (960, 720, 28, 0.8)), (100, (960, 1440, 50, 0.93))]
+)
+def test_a_proposal_has_the_sizes_that_as_many_known_subjects_need(
+    tmp_path: Path, subjects: int, sizes: tuple[float, ...]
+) -> None:
+    folder = tmp_path / "company"
+    folder.mkdir()
+    things = [f"thing{number}" for number in range(subjects)]
+    (folder / "things.csv").write_text("thing,team\n" + "".join(f"{t},team {n % 9}\n" for n, t in enumerate(things)))
+    (folder / "uses.csv").write_text("user,uses\n" + "".join(f"user{n},{thing}\n" for n, thing in enumerate(things)))
+    recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project", folder))
+    composition = recipe.composition
+    found = (recipe.questions.contextual_rows, composition.consolidation.rows, composition.grpo["max_steps"])
+    assert (*found, composition.ema_decay) == sizes
+    assert composition.replay.rows == 12
+
+
 def test_a_folder_without_a_hop_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,kind\n" + "".join(f"n{i},k{i % 5}\n" for i in range(20)))
     with pytest.raises(KnowledgeBaseError, match="one column must lead to rows of a table"):

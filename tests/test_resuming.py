@@ -129,6 +129,18 @@ def test_every_pass_has_an_order_of_its_own_whatever_came_before() -> None:
     assert order(0, 1) == order(1) != order(0)
 
 
+def test_what_is_new_in_the_index_is_read_without_training(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, knowledge_base: Path
+) -> None:
+    shutil.copytree(knowledge_base, tmp_path / "knowledge")
+    shutil.copytree(finished_run, tmp_path / "run")
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"knowledge_base": str(tmp_path / "knowledge")})
+    (tmp_path / "knowledge" / "news.md").write_text("# News\n\nThe green lamp flickers.\n")
+    run = skillcompose.train(recipe, tmp_path / "run", until="index")
+    hits = skillcompose.Policy.from_run(run.folder).answer("Which green lamp flickers?").passages
+    assert "The green lamp flickers." in [hit.passage.text for hit in hits]
+
+
 def test_two_recipes_of_one_name_do_not_write_over_each_other(
     tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from skillcompose.errors import RunError, SkillComposeError, StageError
+from skillcompose.errors import MasteryError, RunError, SkillComposeError, StageError
 from skillcompose.memory import release_memory
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
@@ -178,7 +178,8 @@ def _run_stage(
     try:
         stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
     except StageError as error:
-        kept = f"Finished work is kept in {run.folder}; the same command goes on from there."
+        kept = f"Finished work is kept in {run.folder}"
+        kept += "." if isinstance(error, MasteryError) else "; the same command goes on from there."
         error.args = (f"{stage.name}: {error}\n{kept}",)
         raise
     seconds = run.finish(stage.name, step.key, own_models(stage, recipe))

@@ -237,7 +237,7 @@ def _scored(given: Passage | ScoredPassage | str, number: int) -> ScoredPassage:
 
 
 def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
-    """Each sentence with the number of the passage that supports it; None: it comes from the weights.
+    """Each sentence with the number of the passage that supports it; None: no passage says it.
 
     A passage supports a sentence when it holds the last thing that the sentence says. Where the sentence names titles,
     it is about these passages; else a passage that speaks of its own title, as that of a row does, is about another.

@@ -114,7 +114,7 @@ def hops_shown(answer: Answer) -> str:
     """A line for each hop: what it says, and the place that it was read at; then how sure the policy is."""
     lines = []
     for hop in answer.hops:
-        place = "from the weights"
+        place = "in no passage"
         if hop.passage is not None:
             cited = answer.passages[hop.passage - 1].passage
             place = (

@@ -122,7 +122,8 @@ class Question(Record):
 
 @dataclass(frozen=True)
 class Hop(Record):
-    """One sentence of the reasoning; `passage` numbers the passage it was read from, None: from the weights."""
+    """One sentence of the reasoning; `passage` numbers the passage that says it. None where none does: then it comes
+    from the weights, whether known or invented."""
 
     text: str
     passage: int | None

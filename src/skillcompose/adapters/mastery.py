@@ -18,8 +18,14 @@ from skillcompose.types import Question, Skill
 
 logger = logging.getLogger(__name__)
 REMEDY = {
-    Skill.PARAMETRIC: "more epochs or a larger rank in adapters.parametric, more wordings in facts.relations",
-    Skill.CONTEXTUAL: "more questions.contextual_rows or epochs in adapters.contextual, a better recall in index",
+    "adapters": {
+        Skill.PARAMETRIC: "more epochs or a larger rank in adapters.parametric, more wordings in facts.relations",
+        Skill.CONTEXTUAL: "more questions.contextual_rows or epochs in adapters.contextual, a better recall in index",
+    },
+    "composition": {
+        Skill.PARAMETRIC: "more composition.consolidation.rows",
+        Skill.CONTEXTUAL: "more composition.consolidation.rows, or a smaller first number in composition.weights",
+    },
 }
 
 
@@ -65,7 +71,7 @@ def check_mastery(results: dict[str, Any], gate: Mastery, stage: str, allow: boo
                 share, count = row["correct"] / row["asked"], f"{row['correct']} of {row['asked']}"
                 failures.append(
                     f"{skill}, {row['hops']} hop{'s' * (row['hops'] > 1)}: {share:.0%} exact match ({count}), "
-                    f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[skill]}."
+                    f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[stage][skill]}."
                 )
     if failures and allow:
         logger.warning("below the mastery gate, going on as asked:\n%s", "\n".join(failures))

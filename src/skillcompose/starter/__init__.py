@@ -12,6 +12,18 @@ from skillcompose.errors import KnowledgeBaseError
 from skillcompose.facts.discovery import Table, discover
 
 KNOWN = 160  # subjects whose facts a small model learns in some minutes
+MORE = {
+    "contextual_rows: 240": "contextual_rows: 960",
+    "    rows: 240": "    rows: 720",
+    "max_steps: 20, learning_rate: 1.0e-4, gradient_accumulation_steps: 2": (
+        "max_steps: 28, learning_rate: 1.5e-4, gradient_accumulation_steps: 4"
+    ),
+    "validate_steps: 5": "validate_steps: 10",
+}
+MOST = {"    rows: 720": "    rows: 1440", "max_steps: 28": "max_steps: 50", "ema_decay: 0.8": "ema_decay: 0.93"}
+SIZES = {40: MORE, 100: MOST}
+"""From so many known subjects on: the sizes of `quickstart.yaml`, and then of `debian.yaml`, instead of the starter's,
+which has 24. With too few rows the gate stops the run."""
 
 
 def write_project(folder: Path, knowledge: Path | None = None) -> Path:
@@ -48,13 +60,23 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
             "# Proposed from the tables and documents of a folder. Read the reasons, change what is wrong, train.\n",
             text,
         )
-        text = re.sub(r"^facts:\n.*?(?=^index:)", lambda _: proposed + "\n", text, flags=re.M | re.S)
+        facts, subjects = proposed
+        text = re.sub(r"^facts:\n.*?(?=^index:)", lambda _: facts + "\n", text, flags=re.M | re.S)
+        text = sized(text, subjects)
         recipe.write_text(text, encoding="utf-8")
     return recipe
 
 
-def proposal(knowledge: Path) -> str:
-    """The recipe's `facts` section for a folder, each line with its reason.
+def sized(text: str, subjects: int) -> str:
+    """The starter's recipe with training sizes for so many known subjects."""
+    for least, changes in SIZES.items():
+        for old, new in changes.items() if subjects >= least else ():
+            text = text.replace(old, new)
+    return text
+
+
+def proposal(knowledge: Path) -> tuple[str, int]:
+    """The recipe's `facts` section for a folder, each line with its reason, and how many subjects the weights learn.
 
     Raises:
         KnowledgeBaseError: No complementary question could be asked: what is missing.
@@ -82,7 +104,8 @@ def proposal(knowledge: Path) -> str:
         led_to = f"; led to by {', '.join(table.led_to_by)}" if table.led_to_by else ""
         lines.append(_commented("    " + row, f"{table.rows} rows, each with its own {table.key}{led_to}"))
     lines += [_comment(f"{name}: left out, {why}") for name, why in left_out.items()]
-    return "\n".join([*lines, "  relations:", *_relations(tables)]) + "\n"
+    known = sum(table.rows for table in tables if any(column.place == "weights" for column in table.columns))
+    return "\n".join([*lines, "  relations:", *_relations(tables)]) + "\n", min(known, KNOWN)
 
 
 def _relations(tables: list[Table]) -> list[str]:

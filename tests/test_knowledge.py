@@ -19,7 +19,7 @@ from skillcompose.index import vectors as index_vectors
 from skillcompose.index.writing import sentence
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
-from skillcompose.passages.sections import sections
+from skillcompose.passages.sections import plain, sections
 from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
 from skillcompose.questions.complementary import choose_paths, two_source_walks
 from skillcompose.questions.invention import Inventor
@@ -47,6 +47,9 @@ def test_underlined_headings_are_headings_and_marks_are_no_part_of_a_title() -> 
         "**Orion**\n=====\n\nOwner: Ann\n\nsvc\\_orders\n---\nIt runs.\n\nName: x\n---\n\n```x``` is code\n\n# B\n\nB."
     )
     assert [section.trail for section in sections(text, "f")] == [["Orion"], ["Orion", "svc_orders"], ["B"]]
+    assert [plain(text) for text in ("Region__c", "2**8", "*a* and ***b***")] == ["Region__c", "2**8", "a and b"]
+    rule = "# A\n\n```\ncode\n\n```\n---\n\n# B\n\nb"
+    assert [section.trail for section in sections(rule, "f")] == [["A"], ["B"]]
     bomb = "---\na: &a [x, x]\nb: &b [*a, *a]\ntitle: *b\n---\nText."
     assert [section.matter for section in sections(bomb, "f")] == [{}], "aliases can be gigabytes"
 
@@ -193,6 +196,7 @@ def test_no_invented_number_is_a_real_one_or_stands_for_two() -> None:
         rename = inventor.rename(servers[:8], rng)
         new = {rename(name) for name in servers[:8]}
         assert len(new) == 8 and new.isdisjoint(servers)
+    assert Inventor(["İstanbul", "Ankara"]).rename(["İstanbul"], rng)("İstanbul") != "İstanbul"
 
 
 def test_names_are_replaced_in_every_case_and_the_longer_one_first() -> None:

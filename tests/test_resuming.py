@@ -102,7 +102,8 @@ def test_where_a_reward_has_no_opinion_a_completion_is_left_out(
 ) -> None:
     shutil.copy(recipe_file, tmp_path / "recipe.yaml")
     (tmp_path / "mine.py").write_text(
-        "def odd(completions, **columns):\n    return [None if i % 2 else -float(i) for i in range(len(completions))]\n"
+        "calls = []\n\n\ndef odd(completions, **columns):\n    calls.append(1)\n"
+        "    return [None if i % 2 or len(calls) == 2 else -float(i) for i in range(len(completions))]\n"
     )
     recipe = skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml", {"composition.reward": "mine:odd"})
     seen, score = [], SharedPrefixGRPOTrainer._generate_and_score_completions
@@ -114,8 +115,8 @@ def test_where_a_reward_has_no_opinion_a_completion_is_left_out(
     monkeypatch.setattr(SharedPrefixGRPOTrainer, "_generate_and_score_completions", kept)
     shutil.copytree(finished_run, tmp_path / "run")
     skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
-    for batch in seen:
-        assert not batch["advantages"][1::2].any() and batch["advantages"][::2].all()
+    for number, batch in enumerate(seen, 1):
+        assert not batch["advantages"][1::2].any() and batch["advantages"][::2].all() == (number != 2)
 
 
 def test_every_pass_has_an_order_of_its_own_whatever_came_before() -> None:

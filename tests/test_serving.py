@@ -18,12 +18,12 @@ from fastapi.testclient import TestClient
 
 import skillcompose
 from skillcompose import gguf_file
+from skillcompose.citations import cite
 from skillcompose.cli import main
 from skillcompose.conversation import standalone
 from skillcompose.errors import ModelError, PromptError, RunError, ServingError
 from skillcompose.index.steps import by_title
 from skillcompose.live import Live
-from skillcompose.policy import cite
 from skillcompose.prompts import prompt
 from skillcompose.serving import server
 from skillcompose.serving.export import card, export
@@ -32,6 +32,8 @@ from skillcompose.types import ScoredPassage, write_json
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "Who is the owner of what brol needs?"
+NEIGHBOURS = "The neighbour of Anna Dorn is Yngve Storm. The dentist of Anna Dorn is Ulf Hald."
+USES = "The product that Birch Clinics uses is Beacon."
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +70,25 @@ def test_passages_are_texts_passages_or_what_a_search_found_in_a_list(policy: sk
     assert policy.answer_batch([]) == list(policy.stream_batch([])) == []
 
 
-def test_a_hop_is_cited_where_it_is_stated_and_not_where_its_words_stand() -> None:
-    texts = {
-        "Anna Dorn": "The neighbour of Anna Dorn is Yngve Storm. The dentist of Anna Dorn is Ulf Hald.",
-        "Customers": "Birch Clinics uses Beacon.",
-    }
-    read = [ScoredPassage(skillcompose.Passage(title, title, text, "x.md", ""), 1.0) for title, text in texts.items()]
-    completion = "The neighbour of Anna Dorn is Yngve Storm.\nThe boss of Yngve Storm is Ulf Hald.\nSo: Ulf Hald"
-    assert [hop.passage for hop in cite(completion, read)] == [1, None]
-    assert cite("The product that Birch Clinics uses is Beacon.\nSo: Beacon", read)[0].passage == 2
+@pytest.mark.parametrize(
+    ("texts", "hop", "found"),
+    [
+        ({"Anna Dorn": NEIGHBOURS}, "The neighbour of Anna Dorn is Yngve Storm.", 1),
+        ({"Anna Dorn": NEIGHBOURS}, "The boss of Yngve Storm is Ulf Hald.", None),
+        ({"Anna Dorn": NEIGHBOURS}, "The boss of Yngve Storm is Mia Hald.", None),
+        ({"x": "Old.", "Customers": "Our customers: Birch Clinics uses Beacon."}, USES, 2),
+        ({"Birch Clinics Ltd.": "Birch Clinics Ltd. uses Beacon."}, USES, 1),
+        ({"Customers": "Birch Clinics uses Beacon.", "Beacon": "Beacon is a scheduler."}, USES, 1),
+        ({"Birch Clinics": "Uses: Beacon"}, USES, 1),
+        ({"x": "Old.", "abook": "abook is the featureful word processor."}, "The package is abook.", 2),
+        ({"Ulf Hald": "The pet of Ulf Hald is a dog."}, "The boss of Yngve Storm is Ulf Hald.", None),
+    ],
+)
+def test_a_hop_is_cited_where_it_is_stated_and_not_where_its_words_stand(
+    texts: dict[str, str], hop: str, found: int | None
+) -> None:
+    read = [ScoredPassage(skillcompose.Passage(name, name, text, "x.md", ""), 1.0) for name, text in texts.items()]
+    assert [one.passage for one in cite(f"{hop}\nSo: x", read)] == [found]
 
 
 def test_a_title_that_every_sentence_names_is_no_entity() -> None:

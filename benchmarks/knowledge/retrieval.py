@@ -53,11 +53,11 @@ def main() -> None:
     for label in NAMES.values():
         differences = [a - b for a, b in zip(found["hybrid"], found[label], strict=True)]
         held = [(d, q) for d, q, half in zip(differences, queries, halves, strict=True) if half]
-        print(f"hybrid - {label}: {statistics.mean(differences):+.3f} {interval(differences, queries)}", end="; ")
+        value, ends = round(statistics.mean(differences), 3), interval(differences, queries)
+        print(f"hybrid - {label}: {value:+.3f} {ends}", end="; ")
         print(f"other half {statistics.mean(d for d, _ in held):+.3f} {interval(*map(list, zip(*held, strict=True)))}")
         if label != "sparse":
             claim = f"knowledge.mrr10_gain_over_{label}"
-            value, ends = round(statistics.mean(differences), 3), interval(differences, queries)
             claims.write(claim, value, "MRR@10, hybrid minus it", COMMAND, [0], ends)
 
 
@@ -80,8 +80,8 @@ def milliseconds(retriever: Retriever, queries: list[str], by: tuple[str, ...]) 
     return statistics.median(times)
 
 
-def interval(values: list[float], queries: list[str]) -> list[float]:
-    return [round(end, 3) for end in bootstrap(values, queries)]
+def interval(values: list[float], queries: list[str], differences: bool = False) -> list[float]:
+    return [round(end, 3) for end in bootstrap(values, queries, differences=differences)]
 
 
 if __name__ == "__main__":

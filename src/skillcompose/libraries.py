@@ -44,6 +44,7 @@ UNREAD = {
     },
     "grpo": {
         **dict.fromkeys(("entropy_coef", "use_adaptive_entropy"), "entropies are measured and have no gradient"),
+        "num_train_epochs": "`max_steps` decides",
         "cast_lm_head_to_fp32": "logits are computed in fp32 where it matters",
     },
 }

@@ -50,7 +50,7 @@ def bootstrap(
     """95 % interval of the mean, resampling whole clusters: questions about one bridge are not independent.
 
     With `strata` the mean is the macro-average over them. Scores that are all 0, or all 1, have the exact interval of
-    so many clusters: what no cluster showed is not known to be impossible. So have differences that are all 0.
+    so many clusters: what no cluster showed is not known to be impossible. So have `differences` of such scores.
     """
     pools: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for score, cluster, stratum in zip(scores, clusters, strata or [""] * len(scores), strict=True):
@@ -58,9 +58,9 @@ def bootstrap(
     names = list(pools)
     if not names:
         return 0.0, 0.0
-    if len(set(scores)) == 1 and scores[0] in (0, 1):
+    if len(set(scores)) == 1 and scores[0] in (-1, 0, 1):
         room = 1 - 0.025 ** (1 / len(names))
-        return (1 - room, 1.0) if scores[0] else (-room if differences else 0.0, room)
+        return max(-1.0 if differences else 0.0, scores[0] - room), min(1.0, scores[0] + room)
     rng = random.Random(seed)
     means = sorted(
         macro_mean([pair for name in rng.choices(names, k=len(names)) for pair in pools[name]])

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.builtin import fingerprint, resolve
+from skillcompose.citations import cite
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
@@ -18,10 +19,10 @@ from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
 from skillcompose.models import load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
-from skillcompose.prompts import final_answer, mentions, prompt, sentences
+from skillcompose.prompts import final_answer, prompt
 from skillcompose.run import Run
 from skillcompose.stages import check_models
-from skillcompose.types import Answer, Hop, Passage, ScoredPassage, read_json
+from skillcompose.types import Answer, Passage, ScoredPassage, read_json
 
 SETTINGS = "policy.json"
 Given = Sequence[Passage | ScoredPassage | str]
@@ -234,37 +235,3 @@ def _scored(given: Passage | ScoredPassage | str, number: int) -> ScoredPassage:
     if isinstance(given, str):
         given = Passage(f"given#{number}", f"Passage {number}", given, "given", "")
     return ScoredPassage(given, 1.0)
-
-
-def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
-    """Each sentence with the number of the passage that supports it; None: no passage says it.
-
-    A passage supports a sentence when it holds the last thing that the sentence says. Where the sentence names titles,
-    it is about these passages; else a passage that speaks of its own title, as that of a row does, is about another.
-    """
-    read = [(number, hit.passage.title, hit.passage.text) for number, hit in enumerate(hits, 1)]
-    hops = []
-    for sentence in sentences(completion):
-        about = [one for one in read if mentions(sentence, one[1])]
-        about = about or [one for one in read if not mentions(one[2], one[1])]
-        said = sentence.rstrip(".").split()
-        tails = [" ".join(said[-size:]) for size in (3, 2, 1)]
-        found = (number for tail in tails for number, title, text in about if mentions(f"{title} {text}", tail))
-        hops.append(Hop(sentence, next(found, None)))
-    return tuple(hops)
-
-
-def cited(answer: Answer) -> dict[str, Any]:
-    """For JSON: the short answer, its hops with the number of the passage each was read from, and the passages."""
-    return {
-        "answer": answer.text,
-        "confidence": round(answer.confidence, 4),
-        "hops": [{"text": hop.text, "passage": hop.passage} for hop in answer.hops],
-        "passages": [citation(hit) for hit in answer.passages],
-    }
-
-
-def citation(hit: ScoredPassage) -> dict[str, Any]:
-    p = hit.passage
-    place = {"document": p.source, "anchor": p.anchor, "position": p.position, "title": p.title}
-    return place | {"quote": p.text, "score": round(float(hit.score), 4)}

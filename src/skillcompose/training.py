@@ -124,7 +124,7 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.log_history[-1]
-        shown = {name: f"{last[name]:.2f}" for name in ("loss", "reward") if name in last}
+        shown = {name: f"{last[name]:.2f}" for name in ("loss", "reward") if last.get(name) is not None}
         self.bar.set_postfix(shown, refresh=False)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

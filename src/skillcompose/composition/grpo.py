@@ -83,7 +83,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     constant = len({entry["reward"] for entry in history}) == 1 and not any(entry["reward_std"] for entry in history)
     if constant and len(history) >= CONSTANT_STEPS:
         raise TrainingError(
-            f"every rollout earned {history[0]['reward']:.2f}: GRPO had nothing to learn from; master the skills first"
+            f"every rollout earned {history[0]['reward']}: GRPO had nothing to learn from; master the skills first"
         )
     chosen = validate.chosen()
     shutil.rmtree(work.folder / "composed", ignore_errors=True)

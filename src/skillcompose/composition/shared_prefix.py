@@ -35,7 +35,8 @@ class EpochSampler(RepeatSampler):
     the first pass's order again."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(self.seed + epoch)
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):

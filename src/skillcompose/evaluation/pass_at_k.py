@@ -79,7 +79,9 @@ def count_right(
         # A killed process leaves half a line, which the next one would be written behind.
         write_text(record, "".join(line + "\n" for line in lines))
         known = [found for found in map(json.loads, lines) if found["samples"] == samples]
-        done = {found["question"]: found["right"] for found in known if asked.get(found["question"]) == found["asked"]}
+        done = {
+            found["question"]: found["right"] for found in known if asked.get(found["question"]) == found.get("asked")
+        }
     left = [question for question in questions if question.id not in done]
     parts = [left[i : i + TOGETHER] for i in range(0, len(left), TOGETHER)]
     with using(model, adapter), record.open("a", encoding="utf-8") as file:

@@ -50,7 +50,7 @@ def curves_plot(losses: dict[str, list[dict[str, float]]], training: dict[str, A
     left.set_xlabel("step")
     left.set_ylabel("loss")
     left.legend()
-    history = training["history"]
+    history = [entry for entry in training["history"] if entry["reward"] is not None]  # no reward had an opinion
     right.plot(
         [e["step"] for e in history], [100 * e["reward"] for e in history], color="#bbb", label="reward (training)"
     )

@@ -63,7 +63,6 @@ def extract(recipe: Recipe) -> Extraction:
     facts that are retrieved and not asked for (`with_one_answer` leaves them out); the weights learn none of them.
     """
     facts: list[Fact] = []
-    spelled: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     tables, relations = recipe.facts.tables, recipe.facts.relations
     rows = {name: rows_of(recipe.folder, name, table.limit) for name, table in tables.items()}
@@ -83,10 +82,7 @@ def extract(recipe: Recipe) -> Extraction:
     for name, relation in relations.items():
         objects: dict[str, dict[str, Fact]] = defaultdict(dict)
         for fact in _facts(name, relation, tables[relation.table], rows[relation.table], entities, dropped):
-            # The first spelling stands for all: one bridge is not to be two.
-            subject, value = (spelled.setdefault(normalise(said), said) for said in (fact.subject, fact.object))
-            fact = replace(fact, id=f"{name}:{subject}", subject=subject, object=value)
-            objects[normalise(subject)].setdefault(normalise(value), fact)
+            objects[normalise(fact.subject)].setdefault(normalise(fact.object), fact)
         for found in objects.values():
             if len(found) > 1 and relation.place == "weights":
                 dropped[f"{name}: several objects for one subject"] += len(found)

@@ -70,8 +70,9 @@ def compile_passages(
 
 def states_weights_fact(passage: Passage, secrets: Secrets) -> str | None:
     """The reason to remove a passage: it names row and value of a fact that only the weights shall hold."""
-    said = html.unescape(f"{passage.title}\n{passage.text}")
-    text = f"{normalise(said)}\n{loose(said)}"
+    said = f"{passage.title}\n{passage.text}"
+    spelled = dict.fromkeys((said, html.unescape(said)))
+    text = "\n".join(form(one) for one in spelled for form in (normalise, loose))
     for word in sorted({"", *WORD.findall(text)} & secrets.keys()):
         for key, value, fact_id in secrets[word]:
             # Plain containment first: it decides almost every pair and costs a hundredth of the word search.

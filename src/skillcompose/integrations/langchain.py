@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from skillcompose.citations import cited
 from skillcompose.errors import IntegrationError
-from skillcompose.policy import Policy, cited
+from skillcompose.policy import Policy
 from skillcompose.types import Answer, Passage, ScoredPassage
 
 try:

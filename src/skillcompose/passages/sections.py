@@ -10,8 +10,8 @@ HEADING = re.compile(r"^(#{1,6})\s+(\S.*)$")
 ANCHOR = re.compile(r"\{#([^{}\s]+)\}$")
 FENCE = re.compile(r"\s*(`{3,}(?!.*`)|~{3,})(.*)")
 UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*")
-NO_PARAGRAPH = re.compile(r"\s{4}|\s*([#>|]|[-*+]\s|\d+[.)]\s)|.*(\||:\s)")
-"""What an underline below makes no heading of: lists, tables, and fields above a rule."""
+NO_PARAGRAPH = re.compile(r"\s{4}|\s*([#>|<]|```|~~~|!\[|[-*+]\s|\d+[.)]\s)|.*(\||:\s)")
+"""What an underline below makes no heading of: lists, tables, the end of a fence, HTML, and fields above a rule."""
 
 
 @dataclass
@@ -95,9 +95,10 @@ def fence_behind(line: str, fence: str) -> str:
 def plain(text: str) -> str:
     """Without Markdown's marks: `**[Ann](ann.md)**` is Ann."""
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\*\*|__|`|\\$", "", text.strip())
-    text = re.sub(r"^([*_])(\S(?:.*\S)?)\1$", r"\2", text.strip())
-    return " ".join(re.sub(r"\\([^\w\s]|_)", r"\1", text).split())
+    text = re.sub(r"`|\\$", "", text.strip())
+    for _ in range(2):  # ***both***
+        text = re.sub(r"(?<!\w)(\*\*|__|\*|_)(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2", text)
+    return " ".join(re.sub(r"\\([!-/:-@\[\]-`{-~])", r"\1", text).split())
 
 
 class _Plain(yaml.BaseLoader):

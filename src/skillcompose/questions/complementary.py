@@ -38,6 +38,7 @@ def complementary_questions(
     usable = [fact for fact in asked_for if fact.skill is Skill.PARAMETRIC or fact.key not in kept]
     walks = two_source_walks(usable, recipe)
     paths = choose_paths(recipe, walks)
+    # However they are spelled: one bridge is not to be two.
     bridges = sorted({b for path in paths.values() for p in path for walk in walks.get(p, []) for b in between(walk)})
     rng.shuffle(bridges)
     cut = round(len(bridges) * recipe.questions.unseen_bridges)
@@ -65,14 +66,15 @@ def complementary_questions(
             proved = proof.keep(made, dropped)
             # Validation too: it decides what is kept of training.
             splits[split] += proved if split == "test" else redaction.rows(proved, dropped)
-    seen = {bridge for q in splits["train"] for bridge in q.bridges}
+    seen = {bridge for q in splits["train"] for bridge in map(normalise, q.bridges)}
     trained = {q.path for q in splits["train"]}
     for split, questions in splits.items():
         splits[split] = [
-            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(q.bridges)) for q in questions
+            replace(q, level=level_of(q.path, trained), seen=not seen.isdisjoint(map(normalise, q.bridges)))
+            for q in questions
         ]
     # Tested bridges are unseen (in no training and no validation question) or trained on; nothing in between.
-    splits["test"] = [q for q in splits["test"] if q.seen or unseen.issuperset(q.bridges)]
+    splits["test"] = [q for q in splits["test"] if q.seen or unseen.issuperset(map(normalise, q.bridges))]
     return splits
 
 
@@ -109,8 +111,8 @@ def _split_of(walk: Walk, any_bridge: bool, unseen: set[str], validation: set[st
 
 
 def between(walk: Walk) -> list[str]:
-    """The bridges."""
-    return [fact.object for fact in walk[:-1]]
+    """The bridges, normalised."""
+    return [normalise(fact.object) for fact in walk[:-1]]
 
 
 def two_source_walks(facts: list[Fact], recipe: Recipe) -> dict[str, list[Walk]]:

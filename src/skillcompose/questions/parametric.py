@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 
 from skillcompose.index.writing import statement
-from skillcompose.prompts import completion
+from skillcompose.prompts import completion, normalise
 from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide, joins
 from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe
@@ -57,9 +57,9 @@ def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Que
 
 
 def _add_chains(splits: Splits, walks: list[list[Fact]], recipe: Recipe, rng: random.Random) -> None:
-    place = divide(sorted({walk[0].object for walk in walks}), rng)
+    place = divide(sorted({normalise(walk[0].object) for walk in walks}), rng)
     for walk in walks:
-        split = place[walk[0].object]
+        split = place[normalise(walk[0].object)]
         wordings = asked(walk[1].relation, split, recipe, [walk[0].relation])
         names = referred(walk[0].relation, split, recipe)
         for number, wording in rng.sample(wordings, min(CHAIN_WORDINGS, len(wordings))):

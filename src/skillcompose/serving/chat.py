@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from skillcompose.citations import cited
 from skillcompose.live import Growing
-from skillcompose.policy import cited
 from skillcompose.serving.guard import told
 from skillcompose.types import Answer
 

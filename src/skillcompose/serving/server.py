@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+from skillcompose.citations import citation, cited
 from skillcompose.errors import PromptError, RetrievalError, ServingError
 from skillcompose.live import Growing
-from skillcompose.policy import Policy, citation, cited
+from skillcompose.policy import Policy
 from skillcompose.serving.batches import Batches, Busy, Left
 
 try:

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 import skillcompose
+from skillcompose import generation
+from skillcompose.adapters import general
+from skillcompose.composition import mixture
 from skillcompose.facts import extract
-from skillcompose.planning import PLAN, explain, predict, spent
-from skillcompose.planning.amounts import amounts, counter
+from skillcompose.planning import PLAN, costs, explain, predict, spent
+from skillcompose.planning.amounts import COMPLEMENTARY, HELD, TESTED, TRAINED, amounts, counter
 from skillcompose.planning.costs import answering, lora_numbers, seconds
 from skillcompose.planning.placement import MEASURED, capacity, places
 from skillcompose.planning.rates import Rates, rates_of
+from skillcompose.questions import complementary, walks
 from skillcompose.run import STAGE_NAMES, Run
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +42,15 @@ def recipe_of(name: str, **overrides: object) -> skillcompose.Recipe:
 
 def remarks(recipe: skillcompose.Recipe) -> dict[str, str]:
     return {place.relation: place.remark for place in places(extract(recipe).facts, recipe)}
+
+
+def test_what_a_plan_counts_with_is_what_the_stages_use() -> None:
+    assert costs.BATCH_TOKENS == generation.BATCH_TOKENS
+    assert general.EACH * len(general.STARTS) == costs.CONVERSATIONS
+    assert costs.TURNS == (general.ASKED_TOKENS, general.ANSWER_TOKENS)
+    assert (costs.BLOCK, costs.BESIDE) == (mixture.BLOCK, mixture.GENERAL)
+    assert tuple(walks.SHARES.values()) == (TRAINED, HELD, TESTED)
+    assert COMPLEMENTARY == complementary.TRAIN_WORDINGS
 
 
 def test_remarks_name_what_the_data_argue_against_the_place() -> None:

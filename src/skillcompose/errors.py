@@ -41,15 +41,13 @@ class ModelError(SkillComposeError, ValueError):
 
 
 class StageError(SkillComposeError, RuntimeError):
-    """A stage cannot go on; `stage` names it."""
+    """A stage cannot go on; `train` says in `stage` which."""
 
     stage = ""
 
 
 class AdapterError(StageError):
     """Two adapters that an exact merge cannot combine."""
-
-    stage = "composition"
 
 
 class MasteryError(StageError):
@@ -58,8 +56,6 @@ class MasteryError(StageError):
 
 class TrainingError(StageError):
     """Training ran and taught nothing."""
-
-    stage = "composition"
 
 
 class RunError(SkillComposeError, RuntimeError):

@@ -5,7 +5,6 @@ import platform
 import re
 import timeit
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 
 import joblib
@@ -13,8 +12,8 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skillcompose.errors import ModelError
+from skillcompose.run import package_versions
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "faiss-cpu", "sentence-transformers")
 ALLOCATORS = ("tcmalloc", "tcmalloc_minimal", "jemalloc", "mimalloc")
 SIZE = 512  # of the matrices that are multiplied to compare dtypes
 
@@ -103,5 +102,5 @@ def findings() -> dict[str, str]:
         "allocator": allocator(),
         "built-in models": f"{', '.join(models)} in {cache_folder()}",
         "model hub": "off (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "asked for what is no folder and no built-in",
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "packages": ", ".join(f"{name} {found}" for name, found in package_versions().items()),
     }

@@ -1,6 +1,5 @@
 """A base model, its tokenizer and its adapters, always loaded the same way, and never from a hub by accident."""
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -192,11 +191,3 @@ def _merge(layer: LoraLayer, name: str) -> None:
     left, right = (a.T, b.T) if layer.fan_in_fan_out else (b, a)
     # In bf16 as exact as a sum in fp32: both round once.
     weight.data = torch.addmm(weight.data, left, right, alpha=layer.scaling[name])
-
-
-def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().float().numpy().tobytes())
-    return found.hexdigest()

@@ -127,7 +127,8 @@ def train(
                 logger.info("%s: skipped, %s", title, step.reason)
             else:
                 if not planned:
-                    planned = _predict(recipe, run, stage.name)
+                    _predict(recipe, run, stage.name)
+                    planned = True
                 # A forced stage that was interrupted is not begun anew by the same command.
                 resume = force != stage.name or run.record(stage.name) is None
                 _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
@@ -156,14 +157,13 @@ def _forget_another_base(run: Run, recipe: Recipe) -> None:
                     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
 
 
-def _predict(recipe: Recipe, run: Run, first: str) -> bool:
+def _predict(recipe: Recipe, run: Run, first: str) -> None:
     """Keep what the plan says of the stages, `first` being the first that runs, for the report to compare."""
     from skillcompose.planning import store
 
     # What is wrong with the knowledge base is for its stage to say.
     with suppress(SkillComposeError):
         store(recipe, run, counted=first in ("adapters", "composition", "evaluation"))
-    return True
 
 
 def _run_stage(
@@ -180,7 +180,7 @@ def _run_stage(
     except StageError as error:
         kept = f"Finished work is kept in {run.folder}"
         kept += "." if isinstance(error, MasteryError) else "; the same command goes on from there."
-        error.args = (f"{stage.name}: {error}\n{kept}",)
+        error.stage, error.args = stage.name, (f"{stage.name}: {error}\n{kept}",)
         raise
     seconds = run.finish(stage.name, step.key, own_models(stage, recipe))
     logger.info("%s: done in %s", title, duration(seconds))

@@ -45,7 +45,8 @@ class Relation(Section):
     place: Literal["weights", "index"]
     """Where facts of this relation live: `weights` (parametric skill) or `index` (contextual skill)."""
     reversed: bool = False
-    """The cell is the subject and the row's key the object (described as S -> name)."""
+    """The fact is read the other way: the question names the cell, and the answer is the row's key. Of a package's
+    description, say: "Which package is the small editor?"."""
     leads_to: str = ""
     """The table whose rows the cells name. General wordings then call them by its key, "the product that X uses"."""
     sensitive: bool = False
@@ -198,8 +199,9 @@ class Composition(Section):
     weights: tuple[float, float] = (1.0, 1.0)
     """Weights of the parametric and the contextual adapter in the merge."""
     ablate: Literal["parametric", "contextual"] | None = None
-    """A skill that its adapter alone brings along: no consolidation and no replay has rows of it, no gate asks, and no
-    gold traces are trained on."""
+    """Teach nothing of this skill after the merge: consolidation and replay have no rows of it, gold traces are left
+    out, and the gate measures it but asks for nothing. What is known of it comes from its adapter; `train --ablate`
+    gives that no weight either."""
     consolidation: Consolidation
     """After the merge."""
     mastery: Mastery = Mastery(parametric=[0.7, 0.4], contextual=[0.6, 0.5])

@@ -1,5 +1,6 @@
 """What SFT and GRPO share: settings that the machine decides, progress, checkpoints that are whole or do not count."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from trl import GRPOConfig, SFTConfig
 from skillcompose.errors import RecipeError, TrainingError
 from skillcompose.kernels.head import head_at, token_log_probs
 from skillcompose.libraries import GRPO, LIBRARY_SETTINGS
-from skillcompose.models import tensors_digest
 from skillcompose.packing import IGNORED, KEPT
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
@@ -137,10 +137,15 @@ class Watch(TrainerCallback):
 
 
 def adapter_digest(model: PeftModel) -> str:
-    return tensors_digest({name: p for name, p in model.named_parameters() if ".default." in name})
+    found = hashlib.sha256()
+    for name, value in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+        if ".default." in name:
+            found.update(name.encode())
+            found.update(value.detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()
 
 
-def check_trainable(model: PeftModel, stage: str) -> str:
+def check_trainable(model: PeftModel) -> str:
     """The digest of `default` before training.
 
     Raises:
@@ -149,18 +154,16 @@ def check_trainable(model: PeftModel, stage: str) -> str:
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names or not all(".default." in name for name in names):
         wrong = "no parameter is trainable" if not names else f"{names[0]} would train"
-        raise _failed(stage, f"{wrong}; only the adapter named 'default' may train")
+        raise TrainingError(f"{wrong}; only the adapter named 'default' may train")
     return adapter_digest(model)
 
 
-def check_moved(model: PeftModel, before: str, stage: str) -> None:
+def check_moved(model: PeftModel, before: str) -> None:
+    """
+    Raises:
+        TrainingError: The weights are still what `check_trainable` saw.
+    """
     if adapter_digest(model) == before:
-        raise _failed(
-            stage, "the adapter did not change: it needs a learning rate above zero and more steps than warm-up"
+        raise TrainingError(
+            "the adapter did not change: it needs a learning rate above zero and more steps than warm-up"
         )
-
-
-def _failed(stage: str, message: str) -> TrainingError:
-    error = TrainingError(message)
-    error.stage = stage
-    return error

@@ -1,6 +1,7 @@
 """The process that trains one adapter: `python -m skillcompose.adapters RUN TITLE SKILL ROW THREADS`.
 
-It says what is wrong. Its input ends with the process beside it, whose cores are then its own: so many threads.
+It prints `{"error": ...}` when it fails. Its input is a signal: the parent closes it when the other adapter's process
+has ended, and from then on this one may use THREADS threads.
 """
 
 import ctypes

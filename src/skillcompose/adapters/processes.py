@@ -83,16 +83,15 @@ def check_ended(skill: Skill, code: int, said: str) -> None:
     why = json.loads(said)["error"] if said.startswith("{") else f"ended with {code}"
     if code == -signal.SIGKILL:
         why = "was killed; most likely memory ran out: OMP_NUM_THREADS=1 trains one after the other"
-    error = TrainingError(f"{skill} adapter: {why}")
-    error.stage = "adapters"
-    raise error
+    raise TrainingError(f"{skill} adapter: {why}")
 
 
 class AllCores(TrainerCallback):
-    """From the step on that is as many tokens into training as the other process has in all: all cores.
+    """From half of the cores to all of them, at a step that is fixed in advance: the first by which this process has
+    trained on as many tokens as the other adapter has in all. There it waits until the other process has ended.
 
-    If the other has not ended by then, it is waited for; if it ended before, its cores are idle until then. So the
-    threads of each step, and with them the rounding, do not depend on the clock.
+    Switching when the other ends would be sooner, but then the threads of each step, and with them the rounding, would
+    depend on the clock.
     """
 
     def __init__(self, threads: int, tokens: int) -> None:

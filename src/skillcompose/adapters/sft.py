@@ -111,9 +111,9 @@ def train_adapter(
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(ordered):
         raise TrainingError(f"TRL dropped {len(ordered) - len(trainer.train_dataset)} of {len(ordered)} sequences")
-    before = check_trainable(trainer.model, "adapters")
+    before = check_trainable(trainer.model)
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
-    check_moved(trainer.model, before, "adapters")
+    check_moved(trainer.model, before)
     record.unlink(missing_ok=True)  # of what was here before
     trainer.model.save_pretrained(folder, selected_adapters=["default"])
     history = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]

@@ -70,7 +70,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
         rollouts=work.folder / "rollouts.jsonl",
     )
     trainer.remove_callback(PrinterCallback)
-    before = check_trainable(trainer.model, "composition")
+    before = check_trainable(trainer.model)
     check_reference(trainer.model)
     checkpoint = last_checkpoint(scratch)
     done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
@@ -78,7 +78,7 @@ def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixtur
     trainer.forget_rollouts_after(done)
     begin = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
-    check_moved(trainer.model, before, "composition")
+    check_moved(trainer.model, before)
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     constant = len({entry["reward"] for entry in history}) == 1 and not any(entry["reward_std"] for entry in history)
     if constant and len(history) >= CONSTANT_STEPS:

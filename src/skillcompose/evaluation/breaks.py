@@ -49,7 +49,7 @@ class Breaks:
 def count_breaks(
     predictions: Sequence[Prediction], questions: dict[str, Question], facts: Iterable[Fact]
 ) -> dict[str, dict[str, Any]]:
-    """`{rung: {"asked", "wrong", "causes": {cause: count}, "at_passages", "worst"}}` of the start and the composed
+    """`{rung: {"asked", "wrong", "causes": {cause: count}, "at_passages", "advice"}}` of the start and the composed
     policy on unseen bridges; `at_passages` counts first errors at a hop that was to be read."""
     finder, found = Breaks(facts), {}
     for rung in ("start", "composed"):

@@ -63,7 +63,8 @@ class GrowingCache(DynamicCache):
 class GrowingLayer(DynamicLayer):
     """Keys and values with room for more tokens: concatenating copies the whole cache for each of them.
 
-    With `whole`, attention to one new token gets the room too, behind the mask: a product copies what is a part.
+    With `whole`, attention to a single new token is given the entire buffers instead of their filled part, which is not
+    contiguous, so that the product would copy it at every token; the unfilled end is masked in `attention.attend`.
     """
 
     def __init__(self, whole: bool = False) -> None:

@@ -34,10 +34,13 @@ def token_log_probs(
     temperature: float = 1.0,
     whole: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities (N,) of `tokens` after the positions that `where` indexes, and the entropies (N,) there.
+    """Run the model once.
 
-    With `whole`, a mask as `where` then is, also those of the whole vocabulary (M, V) after its positions. Entropies
-    carry no gradient. `wrapped` is what to call for `model`.
+    Returns:
+        Log-probabilities (N,) of `tokens` after the N positions that `where` indexes; the entropies (N,) there, without
+        a gradient; and, with `whole`, the log-probabilities of the whole vocabulary (M, V) after its positions, else
+        nothing. `whole` is a boolean mask, and with it `where` has to be one. `wrapped` is what is called (DDP, say),
+        `model` the same model without what wraps it.
     """
     head = model.get_output_embeddings()
     # Others scale or cap the logits after the head, or train it.

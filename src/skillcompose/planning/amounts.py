@@ -24,7 +24,7 @@ GROWTH = 0.65  # of a one-hop answer, for each further hop: a statement without 
 INVENTED = 1.3  # tokens of an invented name, for one of a real one
 SEEN = 0.03  # of the walks are test questions on seen bridges: with subjects that are held out of training
 FREE = 0.85  # of the index facts are left to the contextual skill
-WORDINGS, REFERENCES = 6, 3  # of each relation in training, when the recipe has none
+WORDINGS = 6  # of each relation in training, when the recipe has none
 COMPLEMENTARY = 3  # training rows of a walk: `TRAIN_WORDINGS`, which lives beside torch
 GENERAL_KEPT, GENERAL_TOKENS = 0.6, 100  # of the base's conversations, and tokens of one, which the base reads as well
 
@@ -36,7 +36,7 @@ class Amounts:
     passages: int
     """Of the index."""
     words: int
-    """Of these passages."""
+    """Of the passages of the index."""
     document_words: int
     block: float
     """Tokens of the passages that stand in one prompt."""
@@ -53,7 +53,7 @@ class Amounts:
     asked: dict[str, dict[str, list[int]]]
     """Split -> atomic skill -> questions there are, of one hop and of two."""
     validation: int
-    """Complementary ones."""
+    """Complementary validation questions."""
     unseen: dict[str, int]
     """Complementary test questions by level, on unseen bridges and below on seen ones."""
     seen: dict[str, int]

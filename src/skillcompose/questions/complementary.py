@@ -92,8 +92,8 @@ def set_aside(facts: list[Fact], rng: random.Random) -> set[str]:
 
 
 def held_subjects(chosen: dict[str, dict[str, list[Walk]]], rng: random.Random) -> set[str]:
-    """The X of validation and test. Where that leaves training too few, because the same X has many relations, only a
-    share of those that training wants too."""
+    """The X that only validation and test may ask about. Where one X starts walks of several splits, holding all of
+    them out could leave training nothing: then at most a share of the X that training could use, drawn at random."""
     wanted = {split: {w[0].subject for walks in found.values() for w in walks} for split, found in chosen.items()}
     elsewhere = wanted["test"] | wanted["validation"]
     rivals = sorted(elsewhere & wanted["train"])

@@ -71,6 +71,7 @@ def sized(text: str, subjects: int) -> str:
     """The starter's recipe with training sizes for so many known subjects."""
     for least, changes in SIZES.items():
         for old, new in changes.items() if subjects >= least else ():
+            assert old in text, f"the starter's recipe has no {old!r}"
             text = text.replace(old, new)
     return text
 

@@ -11,9 +11,18 @@ from skillcompose import generation
 from skillcompose.adapters import general
 from skillcompose.composition import mixture
 from skillcompose.facts import extract
-from skillcompose.planning import PLAN, costs, explain, predict, spent
+from skillcompose.planning import PLAN, explain, predict, spent
 from skillcompose.planning.amounts import COMPLEMENTARY, HELD, TESTED, TRAINED, amounts, counter
-from skillcompose.planning.costs import answering, lora_numbers, seconds
+from skillcompose.planning.costs import (
+    BATCH_TOKENS,
+    BESIDE,
+    BLOCK,
+    CONVERSATIONS,
+    TURNS,
+    answering,
+    lora_numbers,
+    seconds,
+)
 from skillcompose.planning.placement import MEASURED, capacity, places
 from skillcompose.planning.rates import Rates, rates_of
 from skillcompose.questions import complementary, walks
@@ -45,10 +54,10 @@ def remarks(recipe: skillcompose.Recipe) -> dict[str, str]:
 
 
 def test_what_a_plan_counts_with_is_what_the_stages_use() -> None:
-    assert costs.BATCH_TOKENS == generation.BATCH_TOKENS
-    assert general.EACH * len(general.STARTS) == costs.CONVERSATIONS
-    assert costs.TURNS == (general.ASKED_TOKENS, general.ANSWER_TOKENS)
-    assert (costs.BLOCK, costs.BESIDE) == (mixture.BLOCK, mixture.GENERAL)
+    assert BATCH_TOKENS == generation.BATCH_TOKENS
+    assert general.EACH * len(general.STARTS) == CONVERSATIONS
+    assert TURNS == (general.ASKED_TOKENS, general.ANSWER_TOKENS)
+    assert (BLOCK, BESIDE) == (mixture.BLOCK, mixture.GENERAL)
     assert tuple(walks.SHARES.values()) == (TRAINED, HELD, TESTED)
     assert COMPLEMENTARY == complementary.TRAIN_WORDINGS
 

@@ -18,7 +18,6 @@ from sklearn.metrics import roc_auc_score
 
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
-from skillcompose.builtin import resolve
 from skillcompose.evaluation.attribution import without_support
 from skillcompose.evaluation.ladder import TestSet
 from skillcompose.evaluation.summary import CONFIDENT
@@ -39,7 +38,7 @@ FILE = Path(__file__).parent / "confidence.json"
 def measure(run: Run) -> dict[str, Any]:
     recipe = load_recipe(run)
     tests = TestSet(Work(recipe, run.folder, run, Progress()))
-    base = resolve(recipe.model, recipe.source.parent)
+    base = recipe.base()
     model, tokenizer = load_merged(base, run.require("composition") / "composed"), load_tokenizer(base)
     facts = {fact.id: fact for fact in read_jsonl(run.stage("facts") / "facts.jsonl", Fact)}
 

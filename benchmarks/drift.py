@@ -31,7 +31,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from skillcompose.adapters import GENERAL, measure, read_general, train_adapter
 from skillcompose.allocator import start_again
-from skillcompose.builtin import resolve
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import by_passages
 from skillcompose.pipeline import load_recipe
@@ -116,7 +115,7 @@ def trained(run: Run, skill: Skill, weight: float) -> dict[str, Any]:
     recipe = load_recipe(run)
     folder = run.folder.with_name(f"{run.folder.name}-drift-{skill}-{weight:g}")
     work = Work(recipe, run.stage("adapters"), run, Progress(), allow_unmastered=True)
-    base, settings = resolve(recipe.model, recipe.source.parent), getattr(recipe.adapters, skill)
+    base, settings = recipe.base(), getattr(recipe.adapters, skill)
     tokenizer = load_tokenizer(base)
     conversations = [row.prompt + row.completion for row in read_general(run.stage("adapters") / GENERAL)]
     held = conversations[: len(conversations) // 4 or 1]

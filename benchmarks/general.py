@@ -18,7 +18,6 @@ import claims
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.allocator import start_again
-from skillcompose.builtin import resolve
 from skillcompose.generation import completions
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.pipeline import load_recipe
@@ -47,7 +46,7 @@ def answered(base: str, tokenizer: PreTrainedTokenizerBase, adapter: Path | None
 
 def measure(run: Run) -> dict[str, Any]:
     recipe = load_recipe(run)
-    base = resolve(recipe.model, recipe.source.parent)
+    base = recipe.base()
     policies: dict[str, Path | None] = {"base": None}
     policies |= {name: run.require(stage) / name for name, stage in ADAPTERS.items()}
     tokenizer = load_tokenizer(base)

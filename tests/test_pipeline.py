@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 import skillcompose
 from skillcompose import composition
 from skillcompose.adapters.processes import AllCores
-from skillcompose.builtin import resolve
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
 from skillcompose.evaluation import ladder
@@ -261,7 +260,7 @@ def test_a_run_is_used_from_another_folder_than_it_was_trained_in(
     run = skillcompose.train(skillcompose.Recipe.from_yaml("r.yaml"), tmp_path / "run", until="facts")
     monkeypatch.chdir("/")
     recipe = load_recipe(run)
-    assert resolve(recipe.model, recipe.source.parent) == str((tmp_path / "model").resolve())
+    assert recipe.base() == str((tmp_path / "model").resolve())
 
 
 def test_where_bf16_is_fast_the_policy_answers_in_it(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ import general
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
 from skillcompose.adapters.general import spread
-from skillcompose.builtin import resolve
 from skillcompose.composition import compose, trace_groups
 from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
@@ -43,7 +42,7 @@ class Arm:
         folder = run.folder.with_name(f"{run.folder.name}-{name}")
         self.work = Work(recipe, folder, run, Progress(), allow_unmastered=True)
         self.work.folder.mkdir(parents=True, exist_ok=True)
-        self.base = resolve(recipe.model, recipe.source.parent)
+        self.base = recipe.base()
         self.tokenizer = load_tokenizer(self.base)
 
     def questions(self, skill: Skill, split: str = "train") -> list[Question]:

@@ -132,7 +132,7 @@ def carried(arm: Arm) -> list[Question]:
     recipe = skillcompose.Recipe.from_yaml(RECIPE, overrides)
     run = skillcompose.train(recipe, claims.ROOT / "runs" / f"biographies-{arm.seed}-carried", until="index")
     facts = read_jsonl(run.stage("facts") / "facts.jsonl", Fact)
-    proof = Proof(facts, recipe, Retriever.load(run.stage("index"), recipe.source.parent))
+    proof = Proof(facts, recipe, Retriever.load(run.stage("index"), recipe.beside))
     rng = random.Random(f"carried {arm.seed}")
     walks = [walk for found in two_source_walks(facts, recipe).values() for walk in found]
     return proof.keep([q for walk in walks for q in worded(walk, "train", TRAIN_WORDINGS, recipe, rng)], Counter())

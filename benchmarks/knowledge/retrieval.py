@@ -53,9 +53,10 @@ def main() -> None:
     for label in NAMES.values():
         differences = [a - b for a, b in zip(found["hybrid"], found[label], strict=True)]
         held = [(d, q) for d, q, half in zip(differences, queries, halves, strict=True) if half]
-        value, ends = round(statistics.mean(differences), 3), interval(differences, queries)
+        value, ends = round(statistics.mean(differences), 3), interval(differences, queries, True)
+        half_ends = interval([d for d, _ in held], [q for _, q in held], True)
         print(f"hybrid - {label}: {value:+.3f} {ends}", end="; ")
-        print(f"other half {statistics.mean(d for d, _ in held):+.3f} {interval(*map(list, zip(*held, strict=True)))}")
+        print(f"other half {statistics.mean(d for d, _ in held):+.3f} {half_ends}")
         if label != "sparse":
             claim = f"knowledge.mrr10_gain_over_{label}"
             claims.write(claim, value, "MRR@10, hybrid minus it", COMMAND, [0], ends)

@@ -82,7 +82,7 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         problems += problems_at(place, recipe.at(place) or {})
     problems += _check_models(
         {"model": recipe.model} | {f"index.{name}": getattr(recipe.index, name) for name in MODELS},
-        recipe.source.parent,
+        recipe.beside,
     )
     if wrong := _wrong_with_reward(recipe):
         problems.append(("composition.reward", wrong))

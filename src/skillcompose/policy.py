@@ -74,10 +74,10 @@ class Policy:
         recipe = load_recipe(run)
         check_models(run, recipe)
         adapter = run.require("composition") / "composed"
-        base = resolve(recipe.model, recipe.source.parent)
+        base = recipe.base()
         model = load_merged(base, adapter)
         if retriever is None:
-            retriever = Retriever.load(run.require("index"), recipe.source.parent)
+            retriever = Retriever.load(run.require("index"), recipe.beside)
         return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
 
     @classmethod

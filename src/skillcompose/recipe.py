@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from skillcompose.builtin import resolve
 from skillcompose.errors import RecipeError
 from skillcompose.sections import (
     Adapters,
@@ -100,12 +101,25 @@ class Recipe(Section):
     @property
     def folder(self) -> Path:
         """The knowledge base, an absolute folder."""
-        return (self.source.parent / self.knowledge_base).resolve()
+        return (self.beside / self.knowledge_base).resolve()
+
+    @property
+    def beside(self) -> Path:
+        """The folder of the recipe, where its relative paths start."""
+        return self.source.parent
+
+    def base(self) -> str:
+        """The base model's folder, or its name on the hub; a built-in one is fetched if it is not there.
+
+        Raises:
+            ModelError: A path that is no folder, or a built-in that cannot be fetched.
+        """
+        return resolve(self.model, self.beside)
 
     @property
     def reward_file(self) -> Path:
         """Where a reward of the user's stands when it is beside the recipe, and in no installed module."""
-        return self.source.parent / f"{self.composition.reward.partition(':')[0].replace('.', '/')}.py"
+        return self.beside / f"{self.composition.reward.partition(':')[0].replace('.', '/')}.py"
 
     def at(self, dotted: str) -> Any:
         """The section or value at a dotted path."""

@@ -100,7 +100,7 @@ def own_models(stage: Stage, recipe: Recipe) -> dict[str, str]:
     names = {"model": [recipe.model], "index.embedder": [recipe.index.embedder]}
     names["index"] = [getattr(recipe.index, model) for model in MODELS]
     used = [name for setting in stage.settings for name in names.get(setting, ())]
-    return {name: fingerprint(found) for name in used if (found := own_folder(name, recipe.source.parent))}
+    return {name: fingerprint(found) for name in used if (found := own_folder(name, recipe.beside))}
 
 
 def check_models(run: Run, recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from skillcompose.adapters.general import read_general, spread, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
-from skillcompose.builtin import fingerprint, resolve
+from skillcompose.builtin import fingerprint
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages, packed
 from skillcompose.run import digest
@@ -39,7 +39,7 @@ __all__ = [
 
 def run(work: Work) -> None:
     check_settings(work.recipe)
-    base = resolve(work.recipe.model, work.recipe.source.parent)
+    base = work.recipe.base()
     tokenizer = load_tokenizer(base)
     general, sampled = work.folder / GENERAL, work.folder / "general.json"
     # Kept by their key when the questions change: with other threads others would be sampled, and all trained anew.
@@ -67,7 +67,7 @@ def run(work: Work) -> None:
 
 def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """One skill's adapter, on its own."""
-    base = resolve(work.recipe.model, work.recipe.source.parent)
+    base = work.recipe.base()
     settings = getattr(work.recipe.adapters, skill)
     train_adapter(
         base,
@@ -92,6 +92,6 @@ def rows_of(work: Work, skill: Skill) -> list[Group]:
 
 def tokens_of(work: Work, skill: Skill) -> int:
     """That the skill's adapter is trained on, those of all epochs."""
-    tokenizer = load_tokenizer(resolve(work.recipe.model, work.recipe.source.parent))
+    tokenizer = load_tokenizer(work.recipe.base())
     epochs = int(getattr(work.recipe.adapters, skill).sft.get("num_train_epochs", 1))
     return epochs * sum(len(packed(group, tokenizer)["input_ids"]) for group in rows_of(work, skill))

@@ -13,7 +13,6 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC, GENERAL, check_mastery, measure, read_general, train_adapter
-from skillcompose.builtin import resolve
 from skillcompose.composition.grpo import train_grpo
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.mixture import Mixture
@@ -28,7 +27,7 @@ from skillcompose.types import Question, Skill, read_json, read_jsonl, write_jso
 def run(work: Work) -> None:
     recipe, settings = work.recipe, work.recipe.composition
     check_settings(recipe)
-    base = resolve(recipe.model, recipe.source.parent)
+    base = recipe.base()
     tokenizer = load_tokenizer(base)
     merge_adapters([work.read("adapters") / skill for skill in ATOMIC], list(settings.weights), work.folder / "merged")
     folder = work.read("questions")

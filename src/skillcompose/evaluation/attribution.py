@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from skillcompose.adapters.mastery import sample
-from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import completions
 from skillcompose.index.writing import sentence
@@ -84,7 +83,7 @@ def measure(run: Run, count: int, progress: Progress | None = None) -> dict[str,
     facts, conflicts = {fact.id: fact for fact in every}, Conflicts(every, recipe)
     tests = read_jsonl(run.require("questions") / f"{Skill.COMPLEMENTARY}.test.jsonl", Question)
     chosen = sample([q for q in tests if not q.seen and q.retrieved], count, recipe.seed)
-    base = resolve(recipe.model, recipe.source.parent)
+    base = recipe.base()
     tokenizer, model = load_tokenizer(base), load_base(base)
     adapters = {name: composition / name for name in ("start", "composed")}
     adapters[FULL_RAG] = run.require("adapters") / Skill.CONTEXTUAL

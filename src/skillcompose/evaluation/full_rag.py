@@ -22,7 +22,7 @@ class FullRag:
         known = read_jsonl(run.stage("index") / "passages.jsonl", Passage)
         only = [fact for fact in facts if fact.skill is Skill.PARAMETRIC]
         passages, _ = compile_passages(known, only, recipe, everything=True)
-        self.retriever = Retriever.build(passages, recipe.index, recipe.source.parent)
+        self.retriever = Retriever.build(passages, recipe.index, recipe.beside)
         self.titled = by_title(passages)
         self.k = recipe.index.k
 

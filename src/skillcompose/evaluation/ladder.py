@@ -11,7 +11,6 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC
-from skillcompose.builtin import resolve
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import Written, completions
 from skillcompose.metrics import exact_match, lenient_match
@@ -111,7 +110,7 @@ class Ladder:
         self.cost: dict[str, dict[str, float]] = {}
         """Rung -> its prompts, their tokens, the seconds that they took."""
         self.examples = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
-        base = resolve(self.recipe.model, self.recipe.source.parent)
+        base = self.recipe.base()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
         composition = work.read("composition")
         self.model = load_adapter(load_base(base), composition / "composed", "composed")

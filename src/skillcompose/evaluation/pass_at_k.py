@@ -16,7 +16,6 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters.mastery import sample
-from skillcompose.builtin import resolve
 from skillcompose.errors import RunError
 from skillcompose.generation import Sampling, sample_counts
 from skillcompose.metrics import bootstrap
@@ -183,7 +182,7 @@ def measure(
         raise RunError(
             f"{run.folder} has no test question on an unseen bridge whose passage was found: nothing to sample"
         )
-    base, composition = resolve(recipe.model, recipe.source.parent), run.require("composition")
+    base, composition = recipe.base(), run.require("composition")
     own = [name for name in ("start", "traced", "composed") if (composition / name).is_dir()]
     adapters = {name: composition / name for name in own} | (others or {})
     tokenizer = load_tokenizer(base)

@@ -26,7 +26,7 @@ def measure(run: Run) -> dict[str, Any]:
         RunError: The questions stage has not finished.
     """
     recipe, folder = load_recipe(run), run.require("questions")
-    retriever = Retriever.load(run.require("index"), recipe.source.parent)
+    retriever = Retriever.load(run.require("index"), recipe.beside)
     facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
     support = {fact.id: (normalise(fact.key), sentence(fact, recipe)) for fact in facts}
     skills = (Skill.CONTEXTUAL, Skill.COMPLEMENTARY)

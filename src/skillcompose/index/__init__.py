@@ -29,7 +29,7 @@ def run(work: Work) -> None:
     compiled, removed = compile_passages(passages, facts, work.recipe)
     if not compiled:
         raise KnowledgeBaseError("nothing to retrieve: place a relation in the index, or add documents")
-    beside = work.recipe.source.parent
+    beside = work.recipe.beside
     Retriever.build(compiled, work.recipe.index, beside, work.progress).save(work.folder)
     write_json(work.folder / "index.report.json", {"passages": len(compiled), "removed": removed})
 

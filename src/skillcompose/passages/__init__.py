@@ -24,7 +24,7 @@ def run(work: Work) -> None:
     What a file gave is kept in the run's `.read`, so that the next run reads only what changed.
     """
     recipe, settings = work.recipe, work.recipe.passages
-    split = splitter(resolve(recipe.index.embedder, recipe.source.parent), settings.max_tokens, settings.overlap)
+    split = splitter(resolve(recipe.index.embedder, recipe.beside), settings.max_tokens, settings.overlap)
     cache = work.run.folder / ".read"
     cache.mkdir(exist_ok=True)
     passages: list[Passage] = []

@@ -126,7 +126,7 @@ def local(name: str, recipe: Recipe) -> Path | None:
     if name.startswith("builtin:"):
         folder = cache_folder() / "models" / name.removeprefix("builtin:")
         return folder if folder.is_dir() else None
-    found = Path(resolve(name, recipe.source.parent))
+    found = Path(resolve(name, recipe.beside))
     if found.is_dir():
         return found
     from huggingface_hub import try_to_load_from_cache

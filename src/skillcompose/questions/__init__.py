@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def run(work: Work) -> None:
     recipe = work.recipe
     facts = read_jsonl(work.read("facts") / "facts.jsonl", Fact)
-    retriever = Retriever.load(work.read("index"), recipe.source.parent)
+    retriever = Retriever.load(work.read("index"), recipe.beside)
     dropped: Counter[str] = Counter()
     # One generator per skill: changing one skill's settings leaves the other skills' questions as they were.
     complementary = complementary_questions(

@@ -3,7 +3,6 @@ needs both sources."""
 
 from collections import Counter, defaultdict
 
-from skillcompose.builtin import resolve
 from skillcompose.index import Retriever
 from skillcompose.index.writing import statement
 from skillcompose.metrics import exact_match
@@ -19,7 +18,7 @@ class Gold:
 
     def __init__(self, facts: list[Fact], recipe: Recipe) -> None:
         self.by_id, self.recipe = {fact.id: fact for fact in facts}, recipe
-        self.tokenizer = load_tokenizer(resolve(recipe.model, recipe.source.parent))
+        self.tokenizer = load_tokenizer(recipe.base())
 
     def keep(self, asked: list[Question], dropped: Counter[str], supervised: bool = False) -> list[Question]:
         """`supervised` rows are trained on and never asked, so each of their hops is judged alone."""

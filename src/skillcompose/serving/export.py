@@ -55,7 +55,7 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         raise RunError(f"{folder} is not empty; name a new folder")
     recipe = load_recipe(run)
     check_models(run, recipe)
-    base = resolve(recipe.model, recipe.source.parent)
+    base = recipe.base()
     tokenizer = load_tokenizer(base)
     asked = read_jsonl(run.require("questions") / "complementary.test.jsonl", Question)[:GOLDEN]
     prompts = [prompt(question.text, question.passages) for question in asked]
@@ -147,7 +147,7 @@ def _retriever(run: Run, recipe: Recipe, folder: Path) -> None:
     index = shutil.copytree(run.require("index"), folder / "index", ignore=shutil.ignore_patterns("stage.json"))
     about = read_json(index / "index.json")
     for name in MODELS:
-        if about[name] and (model := Path(resolve(about[name], recipe.source.parent))).is_dir():
+        if about[name] and (model := Path(resolve(about[name], recipe.beside))).is_dir():
             shutil.copytree(model, folder / name)
             about[name] = name
     write_json(index / "index.json", about)

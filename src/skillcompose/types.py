@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar, cast
+
+Kind = TypeVar("Kind")
 
 
 class Skill(StrEnum):
@@ -26,22 +29,8 @@ class Level(StrEnum):
     ZERO_SHOT = "zero_shot"
 
 
-class Record:
-    """JSON for a frozen dataclass; nested records are declared in the field's type."""
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
-
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
 @dataclass(frozen=True)
-class Passage(Record):
+class Passage:
     """A piece of a document. `source` and `position` are its citation: file in the knowledge base and headings.
 
     `anchor` is what a link to the place has behind the `#` (an id, `page=12`); empty where there is none.
@@ -56,13 +45,13 @@ class Passage(Record):
 
 
 @dataclass(frozen=True)
-class ScoredPassage(Record):
+class ScoredPassage:
     passage: Passage
     score: float
 
 
 @dataclass(frozen=True)
-class Fact(Record):
+class Fact:
     """`subject` -- `relation` -> `object`; `key` is the row it comes from, `skill` where it was placed."""
 
     id: str
@@ -73,13 +62,9 @@ class Fact(Record):
     key: str
     source: str
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**data | {"skill": Skill(data["skill"])})
-
 
 @dataclass(frozen=True)
-class Question(Record):
+class Question:
     """A question, its gold answer and gold reasoning (`completion`), and the passages it is asked with.
 
     `path` joins the relations walked with " > "; `subject` is the entity that the question starts from,
@@ -105,23 +90,9 @@ class Question(Record):
     def hops(self) -> int:
         return len(self.fact_ids)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(
-            **data
-            | {
-                "answers": tuple(data["answers"]),
-                "fact_ids": tuple(data["fact_ids"]),
-                "bridges": tuple(data["bridges"]),
-                "skill": Skill(data["skill"]),
-                "level": Level(data["level"]) if data["level"] else None,
-                "passages": tuple(Passage(**passage) for passage in data["passages"]),
-            }
-        )
-
 
 @dataclass(frozen=True)
-class Hop(Record):
+class Hop:
     """One sentence of the reasoning; `passage` numbers the passage that says it. None where none does: then it comes
     from the weights, whether known or invented."""
 
@@ -130,7 +101,7 @@ class Hop(Record):
 
 
 @dataclass(frozen=True)
-class Answer(Record):
+class Answer:
     """What `Policy.answer` returns: `text` is empty when the completion has no readable final line.
 
     `confidence` is the probability that the policy gives to the whole completion; it ranks answers, and is no share of
@@ -160,11 +131,20 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_jsonl(path: Path, records: Iterable[Record | dict[str, Any]]) -> None:
-    rows = (record if isinstance(record, dict) else record.to_json() for record in records)
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Dataclasses, or what is JSON already."""
+    rows = (record if isinstance(record, dict) else dataclasses.asdict(record) for record in records)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+def read_jsonl(path: Path, kind: type[Kind]) -> list[Kind]:
+    reader = _reader(cast(Any, kind))
     with path.open(encoding="utf-8") as file:
-        return [kind.from_json(json.loads(line)) for line in file]
+        return [reader.validate_json(line) for line in file]
+
+
+@cache
+def _reader(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # the command line's help does not wait for it
+
+    return TypeAdapter(kind)

@@ -5,9 +5,7 @@ arXiv 2406.08464). So the rows need no data beside the model. They are `kept`: t
 the base. Left alone it mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
 """
 
-import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +16,7 @@ from skillcompose.memory import release_memory
 from skillcompose.models import in_template, load_base
 from skillcompose.packing import Group, Row
 from skillcompose.progress import Progress
-from skillcompose.types import write_jsonl
+from skillcompose.types import read_jsonl, write_jsonl
 
 ASKED_TOKENS, ANSWER_TOKENS = 40, 24  # an answer's beginning has most of what can be forgotten
 STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
@@ -47,11 +45,11 @@ def write_general(
             logger.warning("%s ended none of its conversations, so nothing keeps what it could do besides", base)
         del model
         release_memory()
-    write_jsonl(file, map(asdict, rows[:count]))
+    write_jsonl(file, rows[:count])
 
 
 def read_general(file: Path) -> list[Row]:
-    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return read_jsonl(file, Row)
 
 
 def spread(rows: list[Row], groups: list[Group]) -> list[Group]:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Iterator
 from typing import Any
 
 from peft import PeftModel
@@ -56,23 +57,25 @@ def measure(
     return results
 
 
-def is_below(row: dict[str, Any], least: float) -> bool:
-    """By more than a standard error: some dozens of questions cannot tell 45 % from 50."""
-    asked = row["asked"]
-    return bool(asked) and row["correct"] / asked < least - (least * (1 - least) / asked) ** 0.5
+def below(results: dict[str, Any], gate: Mastery) -> Iterator[tuple[Skill, dict[str, Any], float]]:
+    """What is below its threshold, and that, by more than a standard error: some dozens of questions cannot tell 45 %
+    from 50."""
+    for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL):
+        for row, least in zip(results.get(skill, []), getattr(gate, skill), strict=False):
+            asked = row["asked"]
+            if asked and row["correct"] / asked < least - (least * (1 - least) / asked) ** 0.5:
+                yield skill, row, least
 
 
 def check_mastery(results: dict[str, Any], gate: Mastery, stage: str, allow: bool) -> None:
     """Raise on every skill and number of hops that is below its threshold, unless allowed."""
     failures = []
-    for skill in (Skill.PARAMETRIC, Skill.CONTEXTUAL):
-        for row, least in zip(results.get(skill, []), getattr(gate, skill), strict=False):
-            if is_below(row, least):
-                share, count = row["correct"] / row["asked"], f"{row['correct']} of {row['asked']}"
-                failures.append(
-                    f"{skill}, {row['hops']} hop{'s' * (row['hops'] > 1)}: {share:.0%} exact match ({count}), "
-                    f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[stage][skill]}."
-                )
+    for skill, row, least in below(results, gate):
+        share, count = row["correct"] / row["asked"], f"{row['correct']} of {row['asked']}"
+        failures.append(
+            f"{skill}, {row['hops']} hop{'s' * (row['hops'] > 1)}: {share:.0%} exact match ({count}), "
+            f"{100 * (least - share):.0f} points below the gate of {least:.0%}. Try {REMEDY[stage][skill]}."
+        )
     if failures and allow:
         logger.warning("below the mastery gate, going on as asked:\n%s", "\n".join(failures))
     elif failures:

@@ -19,7 +19,7 @@ from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
 from skillcompose.run import digest
 from skillcompose.stages import Work
-from skillcompose.types import Fact, Level, Passage, Question, Record, Skill, read_json, read_jsonl, write_json
+from skillcompose.types import Fact, Level, Passage, Question, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2
 Write = Callable[[str, Sequence[Passage]], str]
@@ -27,7 +27,7 @@ Match = Callable[[str, Sequence[str]], bool]
 
 
 @dataclass(frozen=True)
-class Prediction(Record):
+class Prediction:
     """One answer: `rung` says who gave it, `correct` whether it is an exact match."""
 
     rung: str

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
 
-from skillcompose.adapters.mastery import is_below
+from skillcompose.adapters.mastery import below
 from skillcompose.evaluation.attribution import MEANING
 from skillcompose.evaluation.breaks import ADVICE
 from skillcompose.evaluation.plots import attribution_plot, curves_plot, ladder_plot, pass_at_k_plot
@@ -68,14 +68,11 @@ def warnings(work: Work) -> list[str]:
     if collapsed:
         found.append(f"GRPO collapsed and was stopped ({collapsed}); the policy is from before.")
     for stage, gate in (("adapters", work.recipe.adapters.mastery), ("composition", work.recipe.composition.mastery)):
-        results = read_json(work.read(stage) / "mastery.json")
-        for skill in ("parametric", "contextual"):
-            for row, least in zip(results[skill], getattr(gate, skill), strict=False):
-                if is_below(row, least):
-                    found.append(
-                        f"Below the mastery gate after {stage}: {skill}, {row['hops']} hops, "
-                        f"{row['correct']} of {row['asked']} where {least:.0%} were required."
-                    )
+        for skill, row, least in below(read_json(work.read(stage) / "mastery.json"), gate):
+            found.append(
+                f"Below the mastery gate after {stage}: {skill}, {row['hops']} hops, "
+                f"{row['correct']} of {row['asked']} where {least:.0%} were required."
+            )
     return found
 
 

@@ -149,7 +149,7 @@ def _page(number: int, lines: list[str], titles: list[tuple[int, str]], edges: C
         n, end = next(found, (-1, i + 1))
         # A title that stands nowhere as a line (an image, another alphabet) comes before the next one that does.
         # pdfium marks a word that is broken at a line's end.
-        out += heads[done : n + 1] if n >= 0 else [plain(kept[i].replace("\ufffe", "").replace("\u00ad", ""))]
+        out += heads[done : n + 1] if n >= 0 else [escaped(kept[i].replace("\ufffe", "").replace("\u00ad", ""))]
         done, i = max(done, n + 1), end
     return "\n".join([*out, *heads[done:]] if done else [*heads, *out])
 
@@ -183,7 +183,7 @@ def docx(path: Path) -> str:
             continue
         style = (item.style.name or "") if item.style is not None else ""
         level = 1 if style == "Title" else int(style[8:]) + 1 if re.fullmatch(r"Heading \d", style) else 0
-        out.append(f"{'#' * min(level, 6)} {item.text}" if level and item.text.strip() else plain(item.text))
+        out.append(f"{'#' * min(level, 6)} {item.text}" if level and item.text.strip() else escaped(item.text))
     return "\n\n".join(out)
 
 
@@ -200,9 +200,9 @@ def pptx(path: Path) -> str:
             if shape.has_table:
                 out.append(table([cell.text for cell in row.cells] for row in shape.table.rows))
             elif shape.has_text_frame and shape != title:
-                out.append(plain(shape.text_frame.text))
+                out.append(escaped(shape.text_frame.text))
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
-            out.append(plain(slide.notes_slide.notes_text_frame.text))
+            out.append(escaped(slide.notes_slide.notes_text_frame.text))
     return "\n\n".join(out)
 
 
@@ -212,7 +212,7 @@ def _shapes(shapes: Iterable[Any]) -> Iterator[Any]:
         yield from _shapes(shape.shapes) if hasattr(shape, "shapes") else [shape]
 
 
-def plain(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that is not Markdown: a shell's root prompt is no heading."""
     return re.sub(r"^(?=\s*(?:#{1,6}\s|```|~~~|(?:=+|-{3,})\s*$))", r"\\", text, flags=re.M)
 

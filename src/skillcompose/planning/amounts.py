@@ -1,7 +1,6 @@
 """How much there is to do: rows and tokens of each stage, counted where stage `questions` has run, else estimated from
 the facts, the recipe's words and the size of the documents. No model is loaded."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from skillcompose.prompts import completion, normalise, passage_block, prompt
 from skillcompose.recipe import Recipe, path_relations
 from skillcompose.run import Run
 from skillcompose.sections import Relation
-from skillcompose.types import Fact, Level, Passage, Skill
+from skillcompose.types import Fact, Level, Passage, Question, Skill, read_jsonl
 
 Count = Callable[[list[str]], list[int]]
 SAMPLE = 400  # rows of a file whose tokens are counted; the rest are taken to be like them
@@ -96,10 +95,10 @@ def document_words(recipe: Recipe) -> int:
 def index_texts(recipe: Recipe, run: Run, facts: list[Fact]) -> Iterator[str]:
     """The passages of the index as a prompt shows them, as far as they can be known."""
     if run.record("index") is not None:
-        yield from _passages(run.stage("index") / "passages.jsonl")
+        yield from _shown(run.stage("index"))
         return
     if run.record("passages") is not None:
-        yield from _passages(run.stage("passages") / "passages.jsonl")
+        yield from _shown(run.stage("passages"))
     rendered: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
         if fact.skill is Skill.CONTEXTUAL:
@@ -107,14 +106,8 @@ def index_texts(recipe: Recipe, run: Run, facts: list[Fact]) -> Iterator[str]:
     yield from (f"[1] {key}: {' '.join(sentences)}\n" for key, sentences in rendered.items())
 
 
-def _passages(file: Path) -> Iterator[str]:
-    for row in _rows(file):
-        yield passage_block([Passage(**row)])
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+def _shown(folder: Path) -> Iterator[str]:
+    return (passage_block([passage]) for passage in read_jsonl(folder / "passages.jsonl", Passage))
 
 
 def stated(fact: Fact, relation: Relation, passage: bool = False) -> str:
@@ -125,18 +118,22 @@ def stated(fact: Fact, relation: Relation, passage: bool = False) -> str:
 
 def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     folder = run.stage("questions")
+
+    def of(skill: str, split: str) -> list[Question]:
+        return read_jsonl(folder / f"{skill}.{split}.jsonl", Question)
+
     rows, tokens, question, answer = {}, {}, {}, {}
     block = 0.0
     for skill in Skill:
-        found = list(_rows(folder / f"{skill}.train.jsonl"))
+        found = of(skill, "train")
         sample = found[:: max(1, len(found) // SAMPLE)]
         asks, says = (count([say(row) for row in sample]) for say in (_asks, _says))
         # Not the contextual skill's training rows: names are invented in them.
-        held = sample if skill is not Skill.CONTEXTUAL else list(_rows(folder / f"{skill}.validation.jsonl"))[:SAMPLE]
-        single = [row for row in held if len(row["fact_ids"]) == 1] or held
+        held = sample if skill is not Skill.CONTEXTUAL else of(skill, "validation")[:SAMPLE]
+        single = [row for row in held if row.hops == 1] or held
         question[str(skill)] = mean(count(list(map(_asks, single))))
         answer[str(skill)] = mean(count(list(map(_says, single if skill is not Skill.COMPLEMENTARY else held)))) + 1
-        sets = {passage_block([Passage(**p) for p in row["passages"]]) for row in found} - {""}
+        sets = {passage_block(row.passages) for row in found} - {""}
         shown = sorted(sets)[:: max(1, len(sets) // SAMPLE)]
         size = mean(count(shown))
         if skill is not Skill.PARAMETRIC:
@@ -144,26 +141,25 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
         rows[str(skill)], number = len(found), len(sets)  # the last skill is the complementary one
         tokens[str(skill)] = round(len(found) * (mean(asks) + mean(says) + 1) + len(sets) * size)
     asked = {
-        split: {skill: _by_hops(_rows(folder / f"{skill}.{split}.jsonl")) for skill in ("parametric", "contextual")}
+        split: {skill: _by_hops(of(skill, split)) for skill in ("parametric", "contextual")}
         for split in ("validation", "test")
     }
-    tests = list(_rows(folder / "complementary.test.jsonl"))
-    unseen, seen = (Counter(row["level"] for row in tests if row["seen"] is kind) for kind in (False, True))
-    validation = sum(1 for _ in _rows(folder / "complementary.validation.jsonl"))
+    tests, validation = of(Skill.COMPLEMENTARY, "test"), len(of(Skill.COMPLEMENTARY, "validation"))
+    unseen, seen = (Counter(str(row.level) for row in tests if row.seen is kind) for kind in (False, True))
     return {"rows": rows, "sets": number, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
             "block": block, "validation": validation, "unseen": dict(unseen), "seen": dict(seen)}  # fmt: skip
 
 
-def _asks(row: dict[str, Any]) -> str:
-    return prompt(row["text"])
+def _asks(row: Question) -> str:
+    return prompt(row.text)
 
 
-def _says(row: dict[str, Any]) -> str:
-    return str(row["completion"])
+def _says(row: Question) -> str:
+    return row.completion
 
 
-def _by_hops(rows: Iterable[dict[str, Any]]) -> list[int]:
-    found = Counter(len(row["fact_ids"]) for row in rows if row["retrieved"])
+def _by_hops(rows: Iterable[Question]) -> list[int]:
+    found = Counter(row.hops for row in rows if row.retrieved)
     return [found[1], found[2]]
 
 

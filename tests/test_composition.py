@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    TrainerControl,
+    TrainerState,
+)
 
 from skillcompose.adapters.general import ANSWER_TOKENS, read_general, spread, write_general
 from skillcompose.adapters.sft import training_order
@@ -173,6 +180,34 @@ def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model
     alone = [[row] for row in rows]
     torch.testing.assert_close(loss_and_gradient([rows]), loss_and_gradient(alone), atol=1e-4, rtol=1e-4)
     assert len(packed(rows, tokenizer)["input_ids"]) < sum(len(packed(g, tokenizer)["input_ids"]) for g in alone)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_longer_than_a_window_are_trained_as_the_model_reads_them(tiny_model: Path, attention: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=6,
+        sliding_window_pattern=2,
+        **shape,
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    model.set_attn_implementation(attention)
+    block = "[1] brol: brol is red and fenk is blue.\n\n"
+    rows = [Row(f"{block}Question: Who?\nAnswer:\n", f"It is {name}.\nSo: {name}", True) for name in ("Ann", "Bo")]
+    losses = label_losses(model, model, collate([packed(rows, tokenizer)]))
+    ids = [tokenizer(row.prompt + row.completion + "<end>", return_tensors="pt").input_ids for row in rows]
+    sizes = [len(tokenizer(row.completion + "<end>").input_ids) for row in rows]
+    plain = [
+        -model(one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None])[-size:, 0]
+        for one, size in zip(ids, sizes, strict=True)
+    ]
+    assert all(one.shape[1] > 2 * config.sliding_window for one in ids)
+    torch.testing.assert_close(losses, torch.cat(plain))
 
 
 def test_models_that_add_their_mask_train_as_those_that_choose_by_it(tiny_model: Path) -> None:

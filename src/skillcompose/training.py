@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOConfig, SFTConfig
 
 from skillcompose.errors import RecipeError, TrainingError
+from skillcompose.kernels import LAYOUTS
 from skillcompose.kernels.head import head_at, token_log_probs
 from skillcompose.libraries import GRPO, LIBRARY_SETTINGS
 from skillcompose.packing import IGNORED, KEPT
@@ -82,17 +83,34 @@ def label_losses(
     following = batch["labels"].roll(-1, 1)
     following[:, -1] = IGNORED
     taught, kept = following >= 0, following == KEPT
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    if model.config._attn_implementation == "eager":  # it adds the mask instead of choosing by it
-        seen = inputs["attention_mask"]
-        hidden = torch.zeros_like(seen, dtype=model.dtype)
-        inputs["attention_mask"] = hidden.masked_fill(~seen, torch.finfo(model.dtype).min)
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"} | {
+        "attention_mask": masks(model, batch)
+    }
     arguments = (wrapped, model, inputs, taught, following[taught], temperature)
     if not kept.any():
         return -token_log_probs(*arguments)[0]
     base = _of_base(model, batch, kept, temperature)
     log_probs, _, adapted = token_log_probs(*arguments, kept)
     return torch.cat([-log_probs, torch.nn.functional.kl_div(adapted, base, reduction="none", log_target=True).sum(-1)])
+
+
+def masks(model: Any, batch: dict[str, torch.Tensor]) -> Any:
+    """What each token sees, for models that look back a window only a mask for each kind of layer.
+
+    Models of `LAYOUTS` see everything, as they do where they answer.
+    """
+    config, seen = model.config.get_text_config(), batch["attention_mask"]
+    window = getattr(config, "sliding_window", None)
+    found = {"full_attention": seen}
+    if window and seen.shape[-1] > window and config.model_type not in LAYOUTS:
+        at = batch["position_ids"]
+        found["sliding_attention"] = seen & (at[:, :, None] - at[:, None] < window)[:, None]
+    if config._attn_implementation == "eager":  # it adds the mask instead of choosing by it
+        least = torch.finfo(model.dtype).min
+        found = {name: torch.zeros_like(m, dtype=model.dtype).masked_fill(~m, least) for name, m in found.items()}
+    if "sliding_attention" not in found:
+        return found["full_attention"]
+    return found if getattr(config, "layer_types", None) else found["sliding_attention"]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from skillcompose.builtin import fingerprint
 from skillcompose.errors import TrainingError
+from skillcompose.kernels import LAYOUTS
 from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, new_adapter
 from skillcompose.packing import Group, Packed, collate, packed
@@ -89,7 +90,7 @@ def train_adapter(
     model = load_base(base)
     model = load_adapter(model, start, trainable=True) if start else new_adapter(model, lora or {}, seed)
     longest, window = len(max((found["input_ids"] for found in sequences), key=len)), sliding_window(model)
-    if window and longest > window:
+    if window and longest > window and model.config.model_type in LAYOUTS:
         logger.warning("%s: sequences of %d tokens are trained without the model's window of %d", what, longest, window)
     # The order of rows, epochs included, is fixed before; the collator needs every column.
     fixed = {
@@ -126,7 +127,7 @@ def train_adapter(
 
 
 def sliding_window(model: Any) -> int | None:
-    """Tokens that a layer looks back, None when all layers see everything; a mask of ours is for all layers."""
+    """Tokens that a layer looks back, None when all layers see everything."""
     window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
     return window
 

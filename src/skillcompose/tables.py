@@ -110,7 +110,7 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
             reader = csv.DictReader(lines, restval="", delimiter=_delimiter(path), skipinitialspace=True, strict=True)
             names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             yield _header(names)
-            for row in reader:
+            for row in _read_on(reader):
                 # Cells behind the last column are listed under None: mostly a comma that no quotes protect.
                 if any(row.pop(None, ())):
                     raise Unreadable(f"has more cells in line {reader.line_num} than in its header")
@@ -139,6 +139,14 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
             yield from _cells(names, enumerate(cells, 2))
     else:
         yield from _objects(path, kind == ".jsonl")
+
+
+def _read_on(reader: "csv.DictReader[str]") -> Iterator[Any]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        where = f"the cell that line {reader.line_num} ends in"
+        raise Unreadable(f"has a quote that is not closed, or not doubled, in {where} ({error})") from error
 
 
 def _header(names: list[str]) -> Row:

@@ -145,7 +145,7 @@ def _read_on(reader: "csv.DictReader[str]") -> Iterator[Any]:
     try:
         yield from reader
     except csv.Error as error:
-        where = f"the cell that line {reader.line_num} ends in"
+        where = f"the row behind line {reader.line_num}"
         raise Unreadable(f"has a quote that is not closed, or not doubled, in {where} ({error})") from error
 
 

@@ -39,10 +39,8 @@ WHOLE = claims.ROOT / "runs" / "biographies-0"
 FILE = Path(__file__).parent / "prerequisite.json"
 BOTH = "both"  # skills whole: the end of both curves
 # The ends of the curves first, so that an unfinished series has them.
-POINTS = [
-    (BOTH, 1.0),
-    *((skill, share) for skill in ATOMIC for share in (0.0, 0.25, 0.1, 0.5)),
-]
+SHARES = {Skill.PARAMETRIC: (0.0, 0.25, 0.1, 0.5, 0.75), Skill.CONTEXTUAL: (0.0, 0.25, 0.1, 0.02)}
+POINTS = [(BOTH, 1.0), *((skill, share) for skill, shares in SHARES.items() for share in shares)]
 # Enough to tell a level from the next.
 FEWER: dict[str, Any] = {
     "composition.consolidation.rows": 480,

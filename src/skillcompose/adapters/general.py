@@ -20,6 +20,7 @@ from skillcompose.types import read_jsonl, write_jsonl
 
 ASKED_TOKENS, ANSWER_TOKENS = 40, 24  # an answer's beginning has most of what can be forgotten
 STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
+BEHIND = 4  # rows behind a group, at most
 EACH = 8  # conversations with each start, sampled in one batch
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 logger = logging.getLogger(__name__)
@@ -53,11 +54,13 @@ def read_general(file: Path) -> list[Row]:
 
 
 def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
-    """The groups with the rows distributed evenly behind them, so that no batch is of these rows alone."""
+    """The groups with the rows distributed evenly behind them, so that no batch is of these rows alone; what is more
+    than some for each group stands in groups of its own, as a sequence costs the square of its length."""
     mixed = [list(group) for group in groups]
-    for number, row in enumerate(rows):
-        mixed[number * len(mixed) // len(rows)].append(row)
-    return mixed
+    behind = min(len(rows), BEHIND * len(mixed))
+    for number, row in enumerate(rows[:behind]):
+        mixed[number * len(mixed) // behind].append(row)
+    return mixed + [rows[i : i + BEHIND] for i in range(behind, len(rows), BEHIND)]
 
 
 def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:

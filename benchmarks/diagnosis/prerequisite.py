@@ -1,6 +1,6 @@
 """How well must each skill be mastered before RL? Biographies, one skill taught too little or not at all.
 
-    python benchmarks/diagnosis/prerequisite.py [SKILL]        the next unfinished point, of this skill if one is named
+    python benchmarks/diagnosis/prerequisite.py [SKILL]        the next unfinished point, of this skill (or `both`) if named
 
 The parametric skill is taught by a share of its adapter's steps, the contextual one from a share of its rows; with
 share 0 nothing teaches the skill, neither adapter nor consolidation nor replay. What a point's policy knew before RL
@@ -9,7 +9,7 @@ steps of RL, which are fewer than in the recipe. Each point is an entry of `prer
 and exact match of start and composed policy on unseen bridges; the plot is drawn when all are there. Where no sample
 is right there is nothing to learn from: the composed policy is the start then.
 
-Two points at once, with half of the cores each: one call for each skill, both with `OMP_NUM_THREADS` set.
+Two points at once, with half of the cores each: `both` first, then one call for each skill with `OMP_NUM_THREADS` set.
 """
 
 import logging
@@ -38,7 +38,7 @@ RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
 WHOLE = claims.ROOT / "runs" / "biographies-0"
 FILE = Path(__file__).parent / "prerequisite.json"
 BOTH = "both"  # skills whole: the end of both curves
-# The ends of the curves first, so that an unfinished series has them.
+# The ends of the curves first, so that an unfinished series has them. Facts come late in training, reading early.
 SHARES = {Skill.PARAMETRIC: (0.0, 0.25, 0.1, 0.5, 0.75), Skill.CONTEXTUAL: (0.0, 0.25, 0.1, 0.02)}
 POINTS = [(BOTH, 1.0), *((skill, share) for skill, shares in SHARES.items() for share in shares)]
 # Enough to tell a level from the next.

@@ -149,13 +149,14 @@ def test_the_report_warns_of_what_the_gate_stops_and_of_nothing_else(tmp_path: P
 def test_a_verdict_needs_a_difference_and_enough_bridges() -> None:
     asked = [
         Question(str(i), "?", ("a",), "So: a", Skill.COMPLEMENTARY, "x > y", ("x", "y"), bridges=(f"b{i}",))
-        for i in range(40)
+        for i in range(80)
     ]
     none, some, every = ({q.id: count for q in asked} for count in (0, 1, 8))
     assert verdict(asked, none, every, 8)["verdict"] == "synthesised"
     assert verdict(asked, some, every, 8)["verdict"] == "amplified"
     assert verdict(asked, none, none, 8)["verdict"] == "undecided"
     assert verdict(asked[:5], none, every, 8)["verdict"] == "undecided"
+    assert verdict(asked[:40], some, every, 8)["verdict"] == "undecided", "forty alike do not exclude five points"
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -1,6 +1,6 @@
 """How well must each skill be mastered before RL? Biographies, one skill taught too little or not at all.
 
-    python benchmarks/diagnosis/prerequisite.py [SKILL]        the next unfinished point, of this skill (or `both`) if named
+    python benchmarks/diagnosis/prerequisite.py [SKILL]        the next point, of this skill (or `both`) if named
 
 The parametric skill is taught by a share of its adapter's steps, the contextual one from a share of its rows; with
 share 0 nothing teaches the skill, neither adapter nor consolidation nor replay. What a point's policy knew before RL

@@ -140,7 +140,7 @@ def test_the_report_warns_of_what_the_gate_stops_and_of_nothing_else(tmp_path: P
         (tmp_path / stage).mkdir()
         write_json(tmp_path / stage / "mastery.json", {"parametric": rows, "contextual": rows[:1]})
     write_json(tmp_path / "composition" / "training.json", {"collapsed": None})
-    gate = SimpleNamespace(mastery=Mastery())
+    gate = SimpleNamespace(mastery=Mastery(parametric=[0.8, 0.5]))
     work = SimpleNamespace(recipe=SimpleNamespace(adapters=gate, composition=gate), read=tmp_path.joinpath)
     found = warnings(work)
     assert len(found) == 2 and all("parametric, 2 hops, 20 of 60 where 50%" in line for line in found)

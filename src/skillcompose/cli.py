@@ -201,33 +201,36 @@ def evaluate(
     With --pass-at-k whether RL synthesised the skill or amplified it; with --attribution what each source contributes;
     with --retrieval what each way to search finds.
     """
-    from skillcompose.pipeline import evaluated
+    from skillcompose.pipeline import evaluated, load_recipe
 
     if sum(map(bool, (pass_at_k, attribution, retrieval))) > 1 or (others and not pass_at_k):
         raise click.UsageError("--pass-at-k (with --adapter), --attribution and --retrieval are one call each")
     opened = Run.open(run)
+    found: Any
     if retrieval:
         from skillcompose.evaluation import retrieval as searches
 
-        measured = searches.measure(opened)
-        click.echo(json.dumps(measured) if as_json else searches.as_text(measured))
+        found, text = searches.measure(opened), searches.as_text
     elif attribution:
         from skillcompose.evaluation import attribution as sources
 
-        shares = sources.measure(opened, questions)
-        click.echo(json.dumps(shares) if as_json else sources.as_text(shares))
-        show_diagnosis(opened)
+        found, text = sources.measure(opened, questions), sources.as_text
     elif pass_at_k:
-        from skillcompose.evaluation.pass_at_k import as_text, measure, named
+        from skillcompose.evaluation import pass_at_k as sampled
         from skillcompose.progress import Progress
 
-        found = measure(opened, pass_at_k, questions, Progress(), named(others))
-        click.echo(json.dumps(found) if as_json else as_text(found))
-        show_diagnosis(opened)
-    elif as_json:
-        click.echo((evaluated(opened) / "metrics.json").read_text(encoding="utf-8"), nl=False)
+        found = sampled.measure(opened, pass_at_k, questions, Progress(), sampled.named(others))
+        text = sampled.as_text
     else:
-        click.echo(as_shown(evaluated(opened)))
+        folder = evaluated(opened)
+        metrics = (folder / "metrics.json").read_text(encoding="utf-8").rstrip("\n") if as_json else as_shown(folder)
+        click.echo(metrics)
+        return
+    click.echo(json.dumps(found) if as_json else text(found))
+    if not retrieval:
+        from skillcompose.evaluation.report import write_diagnosis
+
+        click.echo(f"\nReport: {write_diagnosis(opened.folder / 'diagnosis', load_recipe(opened).name)}", err=True)
 
 
 @main.command()
@@ -292,10 +295,3 @@ def doctor() -> None:
 
     for name, found in findings().items():
         click.echo(f"{name:16} {found}")
-
-
-def show_diagnosis(run: Run) -> None:
-    from skillcompose.evaluation.report import write_diagnosis
-    from skillcompose.pipeline import load_recipe
-
-    click.echo(f"\nReport: {write_diagnosis(run.folder / 'diagnosis', load_recipe(run).name)}", err=True)

@@ -1,6 +1,7 @@
 """The command line as a user types it."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -138,6 +139,14 @@ def test_a_recipe_that_cannot_be_read_is_one_message(written: bytes, message: st
     (tmp_path / "r.yaml").write_bytes(written)
     code, _, err = invoke("check", str(tmp_path / "r.yaml"))
     assert code == 1 and message in err
+
+
+@pytest.mark.parametrize(("option", "said"), [(["--attribution"], "closed book"), (["--pass-at-k", "4"], "at k = 4")])
+def test_a_diagnosis_is_printed_and_reported(option: list[str], said: str, finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    code, out, err = invoke("eval", str(run), *option, "--questions", "2")
+    assert code == 0 and said in out and "diagnosis.html" in err
+    assert invoke("eval", str(run), "--retrieval", *option)[0] == 2
 
 
 def test_an_address_that_is_taken_is_said_before_a_model_is_loaded(finished_run: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import (
     TrainerState,
 )
 
-from skillcompose.adapters.general import ANSWER_TOKENS, BEHIND, read_general, spread, write_general
+from skillcompose.adapters.general import ANSWER_TOKENS, read_general, write_general
 from skillcompose.adapters.sft import training_order
 from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
@@ -268,12 +268,6 @@ def test_general_rows_are_what_the_base_says_and_stand_among_the_others(
     assert rows
     said = completions(load_base(str(tiny_model)), tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
     assert [row.completion.strip() for row in rows] == [one.text for one in said]
-    groups = [[Row(str(number), "", False)] for number in range(2 * len(rows))]
-    mixed = spread(rows, groups)
-    assert [row for group in mixed for row in group[1:]] == rows and max(map(len, mixed)) == 2
-    few = spread(rows * 40, groups[:2])
-    assert max(map(len, few)) == 1 + BEHIND and len({id(group) for group in few}) > 10, "memory is for short sequences"
-    assert Counter(row for group in few for row in group) == Counter([*rows * 40, *groups[0], *groups[1]])
     folder = finished_run / "04-questions"
     *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
     mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked, rows)

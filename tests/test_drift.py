@@ -1,17 +1,13 @@
-"""The penalty of `benchmarks/drift.py`."""
+"""What an adapter changes of the base's own conversations: the penalty is its gradient."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from test_recipes import ROOT
 from transformers import AutoTokenizer, TrainerControl, TrainerState
 
+from skillcompose.adapters.drift import DriftPenalty, adapted
 from skillcompose.models import load_base, new_adapter
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import drift
 
 
 def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tiny_model: Path) -> None:
@@ -19,17 +15,16 @@ def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tin
     texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
-    penalty = drift.DriftPenalty(3000.0, tokenizer, texts)
-    penalty.on_train_begin(SimpleNamespace(), TrainerState(), TrainerControl(), model=model)
+    penalty = DriftPenalty(model, tokenizer, texts, 3000.0)
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     for weight in trained.values():
         torch.nn.init.normal_(weight, std=0.1)
         weight.grad = torch.ones_like(weight)
 
-    given: dict[str, list[torch.Tensor]] = {name: [] for name in drift.adapted(model)}
+    given: dict[str, list[torch.Tensor]] = {name: [] for name in adapted(model)}
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: given[name].append(inputs[0][0].detach()))
-        for name, layer in drift.adapted(model).items()
+        for name, layer in adapted(model).items()
     ]
     with model.disable_adapter(), torch.no_grad():
         for text in texts:
@@ -37,7 +32,7 @@ def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tin
     for hook in hooks:
         hook.remove()
     expected = torch.zeros(())
-    for name, layer in drift.adapted(model).items():
+    for name, layer in adapted(model).items():
         x = torch.cat(given[name])
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         added, base = 2 * x @ a.T @ b.T, x @ layer.get_base_layer().weight.T

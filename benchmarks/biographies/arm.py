@@ -13,7 +13,6 @@ import general
 
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
-from skillcompose.adapters.general import spread
 from skillcompose.composition import compose, trace_groups
 from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
@@ -54,7 +53,7 @@ class Arm:
 
     def atomic(self, skill: Skill) -> list[Group]:
         """The rows of one adapter, as `default` trains it."""
-        return spread(self.general, by_passages(self.questions(skill)))
+        return by_passages(self.questions(skill))
 
     @property
     def mixture(self) -> Mixture:
@@ -72,42 +71,38 @@ class Arm:
         texts = [row.prompt + row.completion for group in groups for row in group]
         return sum(map(len, self.tokenizer(texts, add_special_tokens=False).input_ids)) + len(texts)
 
-    def supervised(self, groups: list[Group], budget: int, settings: dict[str, Any], folder: Path, **where: Any) -> int:
-        """Train an adapter on the groups, again and again until the budget is spent; returns the tokens.
+    def supervised(self, name: str, groups: list[Group], budget: int, settings: dict[str, Any], **how: Any) -> int:
+        """Train the arm's adapter `name` on the groups, again and again until the budget is spent; returns the tokens.
 
         A patient arm has no budget: part after part, each with a schedule of its own, until validation has stopped
         rising; the best part is kept.
         """
         left = cycle(groups)
         if not self.patient:
-            return self._part(left, budget, settings, folder, **where)
+            return self._part(name, left, budget, settings, **how)
         parts: list[dict[str, Any]] = []
         best = 0
         while len(parts) - best <= PATIENCE and sum(part["tokens"] for part in parts) < MOST:
             part = self.work.folder / f"part {len(parts) + 1}"
-            spent = self._part(left, PART, settings, part, **where | {"what": part.name})
+            spent = self._part(part.name, left, PART, settings, **how)
             if not (part / "validation.json").is_file():
                 write_json(part / "validation.json", {"tokens": spent, "validation": self.validated(part)})
             parts.append(read_json(part / "validation.json"))
             best = max(range(len(parts)), key=lambda at: parts[at]["validation"])
-            where = {"start": part}
+            how = {"start": part}
+        folder = self.work.folder / name
         folder.unlink(missing_ok=True)
         folder.symlink_to((self.work.folder / f"part {best + 1}").resolve())
         write_json(self.work.folder / "training.json", {"parts": parts})
         return sum(part["tokens"] for part in parts)
 
-    def _part(
-        self, groups: Iterator[Group], budget: int, settings: dict[str, Any], folder: Path, what: str, **where: Any
-    ) -> int:
+    def _part(self, name: str, groups: Iterator[Group], budget: int, settings: dict[str, Any], **how: Any) -> int:
         chosen, spent = [], 0
         while spent < budget:
             chosen.append(next(groups))
             spent += self.tokens(chosen[-1:])
         settings = {name: value for name, value in settings.items() if name != "num_train_epochs"}
-        train_adapter(
-            self.base, self.tokenizer, chosen, folder, self.work.folder / "work" / what, settings, self.seed,
-            self.work.progress, what, **where,
-        )  # fmt: skip
+        train_adapter(self.work, name, chosen, settings, name, **how)
         return spent
 
     def validated(self, adapter: Path) -> float:

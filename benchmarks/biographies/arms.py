@@ -31,8 +31,8 @@ def default(arm: Arm) -> tuple[int, Path]:
 
 def start_sft_comp(arm: Arm) -> tuple[int, Path]:
     """The main control: from the same start, gold traces of the same complementary questions, the same replay."""
-    folder = arm.work.folder / "composed"
-    return arm.atomic_tokens() + gold(arm, arm.composed_tokens(arm.run.stage("composition")), folder), folder
+    budget = arm.composed_tokens(arm.run.stage("composition"))
+    return arm.atomic_tokens() + gold(arm, budget), arm.work.folder / "composed"
 
 
 def rl_alone(arm: Arm) -> tuple[int, Path]:
@@ -42,7 +42,7 @@ def rl_alone(arm: Arm) -> tuple[int, Path]:
     return arm.atomic_tokens() + arm.composed(start), arm.work.folder / "composed"
 
 
-def gold(arm: Arm, budget: int, folder: Path) -> int:
+def gold(arm: Arm, budget: int) -> int:
     rows = arm.recipe.composition.grpo["per_device_train_batch_size"]
     rng = random.Random(f"start_sft_comp {arm.seed}")
     traces = by_passages(arm.questions(Skill.COMPLEMENTARY))
@@ -51,19 +51,18 @@ def gold(arm: Arm, budget: int, folder: Path) -> int:
     # Steps of eight groups, two at a time: with eight at once it ran out of 24 GiB.
     settings = arm.recipe.composition.consolidation.sft | {"gradient_accumulation_steps": 4}
     begin = arm.run.stage("composition") / "start"
-    return arm.supervised(groups, budget, settings, folder=folder, what="gold traces", start=begin)
+    return arm.supervised("composed", groups, budget, settings, start=begin)
 
 
 def joint(arm: Arm) -> tuple[int, Path]:
     """The published recipe: one LoRA on both atomic sets, no merge, then composed in the same way."""
     rng = random.Random(f"joint {arm.seed}")
     groups = [group for skill in ATOMIC for group in arm.atomic(skill)]
-    adapter = arm.recipe.adapters.parametric
-    folder = arm.work.folder / "start"
+    groups, adapter = rng.sample(groups, len(groups)), arm.recipe.adapters.parametric
     spent = arm.supervised(
-        rng.sample(groups, len(groups)), arm.atomic_tokens(), adapter.sft, folder=folder, what="both", lora=adapter.lora
+        "start", groups, arm.atomic_tokens(), adapter.sft, lora=adapter.lora, conversations=arm.general
     )
-    return spent + arm.composed(folder), arm.work.folder / "composed"
+    return spent + arm.composed(arm.work.folder / "start"), arm.work.folder / "composed"
 
 
 def start_sft_comp_rl(arm: Arm) -> tuple[int, Path]:
@@ -88,10 +87,9 @@ def single(skill: Skill) -> Callable[[Arm], tuple[int, Path]]:
 
 def consolidation_only(arm: Arm) -> tuple[int, Path]:
     """Is the merge decoration? A fresh LoRA on the consolidation's rows, then composed in the same way."""
-    settings, folder = arm.recipe.composition.consolidation.sft, arm.work.folder / "start"
-    groups, lora = arm.consolidation, arm.recipe.adapters.contextual.lora
-    spent = arm.supervised(groups, arm.tokens(groups), settings, folder=folder, what="consolidation", lora=lora)
-    return spent + arm.composed(folder), arm.work.folder / "composed"
+    settings, groups = arm.recipe.composition.consolidation.sft, arm.consolidation
+    spent = arm.supervised("start", groups, arm.tokens(groups), settings, lora=arm.recipe.adapters.contextual.lora)
+    return spent + arm.composed(arm.work.folder / "start"), arm.work.folder / "composed"
 
 
 def sum_grpo(arm: Arm) -> tuple[int, Path]:
@@ -116,8 +114,9 @@ def from_base(arm: Arm, questions: list[Question]) -> tuple[int, Path]:
     groups = by_passages(questions)
     groups = random.Random(f"from base {arm.seed}").sample(groups, len(groups))
     budget = arm.atomic_tokens() + arm.composed_tokens(arm.run.stage("composition"))
-    adapter, folder = arm.recipe.adapters.parametric, arm.work.folder / "composed"
-    return arm.supervised(groups, budget, adapter.sft, folder=folder, what="rows", lora=adapter.lora), folder
+    adapter = arm.recipe.adapters.parametric
+    spent = arm.supervised("composed", groups, budget, adapter.sft, lora=adapter.lora)
+    return spent, arm.work.folder / "composed"
 
 
 def carried(arm: Arm) -> list[Question]:

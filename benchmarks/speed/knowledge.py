@@ -90,7 +90,6 @@ def winner(done: list[Run]) -> Run | None:
 def measure(run: Run) -> Run:
     import skillcompose
     from skillcompose.adapters import train_adapter
-    from skillcompose.builtin import resolve
     from skillcompose.facts import extract
     from skillcompose.generation import completions
     from skillcompose.metrics import exact_match
@@ -99,6 +98,8 @@ def measure(run: Run) -> Run:
     from skillcompose.progress import Progress
     from skillcompose.prompts import prompt
     from skillcompose.questions.parametric import parametric_questions
+    from skillcompose.run import Run as RunFolder
+    from skillcompose.stages import Work
 
     settings, seed = run["settings"], run["seed"]
     source = claims.ROOT / "recipes" / "debian.yaml"
@@ -108,7 +109,7 @@ def measure(run: Run) -> Run:
     facts = [fact for fact in extract(recipe).facts if fact.relation in RELATIONS]
     splits = parametric_questions(facts, recipe, random.Random(seed))
     rows = splits["train"]
-    base = resolve(recipe.model)
+    base = recipe.base()
     tokenizer = load_tokenizer(base)
     groups, tokens = [], 0
     every = by_passages(rows)
@@ -120,13 +121,10 @@ def measure(run: Run) -> Run:
     layers = load_base(base).config.num_hidden_layers
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = Path(folder) / "adapter"
         train_adapter(
-            base,
-            tokenizer,
+            Work(recipe, Path(folder), RunFolder(folder), Progress()),
+            "adapter",
             groups,
-            adapter,
-            Path(folder) / "scratch",
             {
                 "per_device_train_batch_size": settings["batch"],
                 "learning_rate": settings["learning_rate"],
@@ -135,8 +133,6 @@ def measure(run: Run) -> Run:
                 "weight_decay": 0.0,
                 "save_steps": 10_000,
             },
-            seed,
-            Progress(),
             "adapter",
             lora={
                 "r": settings["rank"],
@@ -146,7 +142,7 @@ def measure(run: Run) -> Run:
             },
         )
         minutes = (time.monotonic() - begin) / 60
-        model = load_adapter(load_base(base), adapter)
+        model = load_adapter(load_base(base), Path(folder) / "adapter")
     asked = splits["validation"]
     with using(model, "default"):
         said = completions(model, tokenizer, [prompt(q.text) for q in asked], recipe.max_new_tokens)

@@ -173,8 +173,12 @@ class Adapters(Section):
     contextual: Adapter
     """Answers from passages."""
     general: int = Field(512, ge=0)
-    """Conversations that the base model holds with itself before training. They stand among both adapters' rows, and
-    are replayed in consolidation and RL: what the policy makes of them stays close to what the base did."""
+    """Conversations that the base model holds with itself before training. What an adapter changes of them is
+    penalised, and they stand among the rows of consolidation and replay, so that the policy still does what the base
+    could."""
+    drift: float = Field(300.0, ge=0)
+    """Weight of that penalty: the mean square of what an adapter adds to a layer's outputs, beside that of the outputs,
+    mean over layers."""
     mastery: Mastery = Mastery()
     """What both must reach before they are composed."""
 

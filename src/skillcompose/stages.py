@@ -59,9 +59,9 @@ STAGES = (
     Stage("questions", 8, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
-        7,
+        8,
         ("questions",),
-        (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general"),
+        (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general", "adapters.drift"),
         keeps=("parametric", "contextual", "general.jsonl", "general.json"),
     ),
     Stage(

@@ -1,6 +1,6 @@
 """Stage 5: one LoRA per atomic skill, each trained alone on the frozen base; then the mastery gate.
 
-`general.jsonl` holds what keeps the base from being forgotten, here and in the next stage.
+`general.jsonl` holds conversations of the base, which the adapters should not change, here and in the next stage.
 """
 
 import random
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from skillcompose.adapters.general import read_general, spread, write_general
+from skillcompose.adapters.general import read_general, write_general
 from skillcompose.adapters.mastery import check_mastery, measure
 from skillcompose.adapters.processes import threads_each, train_at_once
 from skillcompose.adapters.sft import train_adapter
@@ -30,6 +30,7 @@ __all__ = [
     "check_mastery",
     "measure",
     "read_general",
+    "rows_of",
     "run",
     "tokens_of",
     "train_adapter",
@@ -67,27 +68,17 @@ def run(work: Work) -> None:
 
 def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """One skill's adapter, on its own."""
-    base = work.recipe.base()
-    settings = getattr(work.recipe.adapters, skill)
+    settings, general = getattr(work.recipe.adapters, skill), read_general(work.folder / GENERAL)
     train_adapter(
-        base,
-        load_tokenizer(base),
-        rows_of(work, skill),
-        work.folder / skill,
-        work.folder / "work" / skill,
-        settings.sft,
-        work.recipe.seed,
-        work.progress,
-        f"{skill} adapter",
-        lora=settings.lora,
-        callbacks=callbacks,
-    )
+        work, skill, rows_of(work, skill), settings.sft, f"{skill} adapter",
+        lora=settings.lora, conversations=general, callbacks=callbacks,
+    )  # fmt: skip
 
 
 def rows_of(work: Work, skill: Skill) -> list[Group]:
     groups = by_passages(read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question))
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
-    return spread(read_general(work.folder / GENERAL), groups)
+    return groups
 
 
 def tokens_of(work: Work, skill: Skill) -> int:

@@ -1,8 +1,9 @@
-"""What the base model says when nobody asks about the knowledge base: rows that keep it from being forgotten.
+"""What the base model says when nobody asks about the knowledge base: conversations that training should not change.
 
 Given the opening of a user's turn, an instruct model writes a question of its own, and then answers it (Magpie,
-arXiv 2406.08464). So the rows need no data beside the model. They are `kept`: their loss is what an adapter changes of
-the base. Left alone it mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
+arXiv 2406.08464). So they need no data beside the model. Adapters are penalised for their drift on them (`drift`);
+among the rows of consolidation and replay they are `kept`: their loss is what is changed of the base. Left alone it
+mostly asks for advice; what people ask for in a few words begins with one of `STARTS`.
 """
 
 import logging
@@ -14,13 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skillcompose.generation import Sampling, generate
 from skillcompose.memory import release_memory
 from skillcompose.models import in_template, load_base
-from skillcompose.packing import Group, Row
+from skillcompose.packing import Row
 from skillcompose.progress import Progress
 from skillcompose.types import read_jsonl, write_jsonl
 
 ASKED_TOKENS, ANSWER_TOKENS = 40, 24  # an answer's beginning has most of what can be forgotten
 STARTS = ("", "What is", "Who", "Which", "Where", "When", "How many", "Name")
-BEHIND = 4  # rows behind a group, at most
 EACH = 8  # conversations with each start, sampled in one batch
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 logger = logging.getLogger(__name__)
@@ -51,16 +51,6 @@ def write_general(
 
 def read_general(file: Path) -> list[Row]:
     return read_jsonl(file, Row)
-
-
-def spread(rows: list[Row], groups: list[Group]) -> list[Group]:
-    """The groups with the rows distributed evenly behind them, so that no batch is of these rows alone; what is more
-    than some for each group stands in groups of its own, as a sequence costs the square of its length."""
-    mixed = [list(group) for group in groups]
-    behind = min(len(rows), BEHIND * len(mixed))
-    for number, row in enumerate(rows[:behind]):
-        mixed[number * len(mixed) // behind].append(row)
-    return mixed + [rows[i : i + BEHIND] for i in range(behind, len(rows), BEHIND)]
 
 
 def _conversations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Row]:

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from skillcompose.adapters.drift import DriftPenalty
 from skillcompose.builtin import fingerprint
 from skillcompose.errors import TrainingError
 from skillcompose.kernels import LAYOUTS
 from skillcompose.memory import release_memory
-from skillcompose.models import load_adapter, load_base, new_adapter
-from skillcompose.packing import Group, Packed, collate, packed
-from skillcompose.progress import Progress
+from skillcompose.models import load_adapter, load_base, load_tokenizer, new_adapter
+from skillcompose.packing import Group, Packed, Row, collate, packed
 from skillcompose.run import digest, file_digest
+from skillcompose.stages import Work
 from skillcompose.training import (
     Watch,
     check_moved,
@@ -32,7 +33,7 @@ from skillcompose.training import (
 from skillcompose.types import read_json, write_json
 
 BUCKET_BATCHES = 16  # with them the demo's batches hold 2 to 5 % padding
-VERSION = 3  # raise it when the same rows and settings would train another adapter
+VERSION = 4  # raise it when the same rows and settings would train another adapter
 logger = logging.getLogger(__name__)
 
 
@@ -53,31 +54,32 @@ class AdapterTrainer(SFTTrainer):
 
 
 def train_adapter(
-    base: str,
-    tokenizer: PreTrainedTokenizerBase,
+    work: Work,
+    name: str,
     groups: list[Group],
-    folder: Path,
-    scratch: Path,
     settings: dict[str, Any],
-    seed: int,
-    progress: Progress,
     what: str,
     *,
     lora: dict[str, Any] | None = None,
     start: Path | None = None,
+    conversations: Sequence[Row] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to `folder`.
+    """Train a fresh LoRA (`lora`), or go on with the one in `start`, and save it to the folder `name` of `work`.
 
-    Checkpoints go to `scratch` and are resumed from there; `training.json` is written last. An adapter that was
-    trained from the same rows, settings and model is kept.
+    Checkpoints go to `work/NAME` there and are resumed from; `training.json` is written last. An adapter that was
+    trained from the same rows, settings and model is kept. What it changes of `conversations` is penalised.
 
     Raises:
         TrainingError: Rows got lost, nothing is trainable, or the adapter did not move.
     """
+    base, seed = work.recipe.base(), work.recipe.seed
+    folder, scratch = work.folder / name, work.folder / "work" / name
     origin = file_digest(start / "adapter_model.safetensors") if start else None
     rows = [[asdict(row) for row in group] for group in groups]
-    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin])
+    weight = work.recipe.adapters.drift
+    texts = [row.prompt + row.completion for row in conversations] if weight else []
+    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin, texts and [weight, *texts]])
     record = folder / "training.json"
     if record.is_file() and read_json(record).get("key") == key:
         logger.info("%s: kept, its rows and settings are unchanged", what)
@@ -85,6 +87,7 @@ def train_adapter(
     settings = dict(settings)
     settings.setdefault("save_steps", 50)
     batch = settings.get("per_device_train_batch_size", 8)
+    tokenizer = load_tokenizer(base)
     sequences = [packed(group, tokenizer) for group in groups]
     ordered = training_order(sequences, int(settings.pop("num_train_epochs", 1)), batch, seed)
     model = load_base(base)
@@ -101,13 +104,14 @@ def train_adapter(
     }
     arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
+    penalty = [DriftPenalty(model, tokenizer, texts, weight)] if texts else []
     trainer = AdapterTrainer(
         model,
         arguments,
         train_dataset=Dataset.from_list(ordered),
         processing_class=tokenizer,
         data_collator=collate,
-        callbacks=[Watch(progress, what), *callbacks],
+        callbacks=[Watch(work.progress, what), *penalty, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(ordered):

@@ -39,10 +39,7 @@ def run(work: Work) -> None:
     )
     blocks = mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}"))
     start = work.folder / "start"
-    train_adapter(
-        base, tokenizer, blocks, start, work.folder / "work" / "start", settings.consolidation.sft, recipe.seed,
-        work.progress, "consolidation", start=work.folder / "merged",
-    )  # fmt: skip
+    train_adapter(work, "start", blocks, settings.consolidation.sft, "consolidation", start=work.folder / "merged")
     if not (work.folder / "mastery.json").is_file():
         model = load_adapter(load_base(base), start)
         results = {}
@@ -64,10 +61,7 @@ def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: 
     if settings is None:
         shutil.rmtree(traced, ignore_errors=True)  # of other settings
     else:
-        train_adapter(
-            base, tokenizer, trace_groups(work, mixture), traced, work.folder / "work" / "traced", settings,
-            work.recipe.seed, work.progress, "gold traces", start=start,
-        )  # fmt: skip
+        train_adapter(work, "traced", trace_groups(work, mixture), settings, "gold traces", start=start)
         start = traced
     train_grpo(work, base, tokenizer, mixture, start)
 

@@ -84,16 +84,15 @@ def answering(
 
 def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     settings, total = recipe.adapters, 4 * rates.load
-    extra = 0.0
     if settings.general:
         total += -(-settings.general // CONVERSATIONS) * sum(
             tokens * (rates.step + CONVERSATIONS * rates.row) for tokens in TURNS
         )
-        extra = settings.general * GENERAL_KEPT * GENERAL_TOKENS
+        total += 2 * bool(settings.drift) * settings.general * GENERAL_KEPT * GENERAL_TOKENS * rates.prefill
     spent = []
     for kind in ("parametric", "contextual"):
         epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
-        spent.append(epochs * (found.tokens[kind] + extra) * PADDING * rates.train[kind])
+        spent.append(epochs * found.tokens[kind] * PADDING * rates.train[kind])
     if rates.at_once:
         rest = (max(spent) - min(spent)) * rates.train["alone"] / rates.train["parametric"]
         total += min(spent) + rest + rates.imports

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, TrainerControl, TrainerState
 
 from skillcompose.adapters.drift import DriftPenalty, adapted
 from skillcompose.models import load_base, new_adapter
+from skillcompose.packing import Row
 
 
 def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tiny_model: Path) -> None:
@@ -15,7 +16,7 @@ def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(tin
     texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     model = new_adapter(load_base(str(tiny_model), torch.float32), settings, 0)
-    penalty = DriftPenalty(model, tokenizer, texts, 3000.0)
+    penalty = DriftPenalty(model, tokenizer, [Row(text, "", False, False, True) for text in texts], 3000.0)
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     for weight in trained.values():
         torch.nn.init.normal_(weight, std=0.1)

@@ -124,7 +124,7 @@ def test_who_joins_later_gets_the_answer_of_a_single_call(policy: skillcompose.P
 
 
 def test_a_long_prompt_waits_until_there_is_room(policy: skillcompose.Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillcompose.decoding.BATCH_TOKENS", 600)
+    monkeypatch.setattr("skillcompose.live.BATCH_TOKENS", 600)
     live = policy.live()
     short, long = live.join([QUESTION], [[]]) + live.join([QUESTION], [["brol needs fenk. " * 60]])
     live.step()

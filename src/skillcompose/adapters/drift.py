@@ -7,7 +7,7 @@ the conversations is trained on. Keeping A out of the conversations' directions 
 AlphaEdit, arXiv 2410.02355) was slower to learn: `benchmarks/RESULTS.md`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,17 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from skillcompose.packing import Row, collate, packed
+from skillcompose.training import masks
+
+TOGETHER = 16  # conversations in one sequence: each product with (d, d) numbers is for all of them
+
 
 class DriftPenalty(TrainerCallback):
     """Adds to a trainer's gradient that of a weight times the drift of the adapter `default`, mean over its layers."""
 
     def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Iterable[str], weight: float
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Row], weight: float
     ) -> None:
         self.weight = weight
         self.moments, self.energy = moments(model, tokenizer, conversations)
@@ -43,7 +48,7 @@ class DriftPenalty(TrainerCallback):
 
 @torch.no_grad()
 def moments(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Iterable[str]
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Row]
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Of the layers with LoRA, while the base reads: X'X (d, d) of the inputs X, and the sum of the squared outputs."""
     sums: dict[str, torch.Tensor] = {}
@@ -63,9 +68,11 @@ def moments(
     hooks = [layer.register_forward_hook(partial(see, name)) for name, layer in adapted(model).items()]
     try:
         with model.disable_adapter():
-            for text in conversations:
-                ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-                model.get_base_model().base_model(input_ids=ids.to(model.device), use_cache=False)  # without the head
+            for i in range(0, len(conversations), TOGETHER):
+                sequence = collate([packed(list(conversations[i : i + TOGETHER]), tokenizer)])
+                batch = {name: values.to(model.device) for name, values in sequence.items() if name != "labels"}
+                # Without the head.
+                model.get_base_model().base_model(**batch | {"attention_mask": masks(model, batch)}, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -78,8 +78,8 @@ def train_adapter(
     origin = file_digest(start / "adapter_model.safetensors") if start else None
     rows = [[asdict(row) for row in group] for group in groups]
     weight = work.recipe.adapters.drift
-    texts = [row.prompt + row.completion for row in conversations] if weight else []
-    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin, texts and [weight, *texts]])
+    kept = [asdict(row) for row in conversations] if weight else []
+    key = digest([VERSION, rows, settings, lora, seed, fingerprint(base), origin, weight if kept else 0, kept])
     record = folder / "training.json"
     if record.is_file() and read_json(record).get("key") == key:
         logger.info("%s: kept, its rows and settings are unchanged", what)
@@ -104,7 +104,7 @@ def train_adapter(
     }
     arguments = SFTConfig(**machine_settings(scratch, seed) | settings | fixed)
     begin = time.monotonic()
-    penalty = [DriftPenalty(model, tokenizer, texts, weight)] if texts else []
+    penalty = [DriftPenalty(model, tokenizer, conversations, weight)] if kept else []
     trainer = AdapterTrainer(
         model,
         arguments,

@@ -113,7 +113,7 @@ def write_claims(records: list[dict[str, Any]]) -> None:
     def claim(name: str, value: float, unit: str, seeds: list[int], interval: list[float] | None = None) -> None:
         claims.write(f"biographies.{name}", round(value, 1), unit, COMMAND, seeds, interval)
 
-    for rung in ("composed", "start", "exact_sum", *(arm for arm in ARMS if arm != "default")):
+    for rung in ("composed", "traced", "start", "exact_sum", *(arm for arm in ARMS if arm != "default")):
         seeds = sorted({row["seed"] for row in unseen if row["rung"] == rung})
         for level in Level if seeds else ():
             value, interval = claims.score([row for row in unseen if row["level"] == level], [rung])

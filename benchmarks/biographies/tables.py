@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).parent
 NOTES = FOLDER / "notes.md"
-LADDER = ("base_passages", "start", "composed")
+LADDER = ("base_passages", "start", "traced", "composed")
 CONTROL = "start_sft_comp"
 Row = dict[str, Any]
 

@@ -99,6 +99,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("composition.grpo.learning_rate=1e-4", "'1e-4' is text to YAML, a number is 1.0e-4"),
         ("composition.grpo.learning_rate='0.0001'", "is the text '0.0001', not a number"),
         ("composition.grpo.entropy_coef=0.1", "has no effect here"),
+        ("adapters.parametric.sft.gradient_checkpointing=true", "`activation_checkpointing` now"),
         ("composition.traces.push_to_hub=true", "stays on this machine"),
         ("name=2026-02-30", "no YAML"),
         ("adapters.parametric.sft.num_train_epochs=0.5", "not a whole number"),

@@ -319,3 +319,10 @@ def test_the_examples_run_as_they_stand(tmp_path: Path, recipe_file: Path, finis
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+def test_checking_a_recipe_warns_of_nothing_that_is_not_the_users(
+    recipe_file: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    check_settings(skillcompose.Recipe.from_yaml(recipe_file))
+    assert not recwarn.list

@@ -39,10 +39,12 @@ OWNED = {
 }
 UNREAD = {
     "sft": {
+        "gradient_checkpointing": "transformers calls it `activation_checkpointing` now",
         "loss_type": "the loss is that of the labelled tokens",
         "label_smoothing_factor": "the loss is that of the labelled tokens",
     },
     "grpo": {
+        "gradient_checkpointing": "transformers calls it `activation_checkpointing` now",
         **dict.fromkeys(("entropy_coef", "use_adaptive_entropy"), "entropies are measured and have no gradient"),
         "num_train_epochs": "`max_steps` decides",
         "cast_lm_head_to_fp32": "logits are computed in fp32 where it matters",

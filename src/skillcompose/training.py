@@ -31,7 +31,7 @@ def machine_settings(output_dir: Path, seed: int) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "save_strategy": "steps",
         "save_total_limit": 2,
         "logging_steps": 1,

@@ -100,7 +100,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("composition.grpo.learning_rate='0.0001'", "is the text '0.0001', not a number"),
         ("composition.grpo.entropy_coef=0.1", "has no effect here"),
         ("adapters.parametric.sft.gradient_checkpointing=true", "`activation_checkpointing` now"),
-        ("composition.traces.push_to_hub=true", "stays on this machine"),
+        ("composition.traces={questions: 9, sft: {push_to_hub: true}}", "stays on this machine"),
         ("name=2026-02-30", "no YAML"),
         ("adapters.parametric.sft.num_train_epochs=0.5", "not a whole number"),
         ("adapters.parametric.lora.use_dora=true", "cannot be summed exactly"),
@@ -114,6 +114,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("name=[", "no YAML"),
         ("name", "write KEY=VALUE"),
         ("2024=x", "2024: is not a setting"),
+        ("composition.traces={questions: 9, sft: {}, question: 9}", "did you mean 'questions'?"),
         ("xyz=x", "model, name, passages, questions, ..."),
     ],
 )

@@ -144,7 +144,37 @@ def test_an_interrupted_evaluation_asks_no_rung_again(
     skillcompose.train(recipe, tmp_path / "run", force="evaluation", allow_unmastered=True)
     assert asked[:5] == ["untuned_chat", "base_passages", "parametric", "contextual", "contextual"]
     assert (folder / "predictions.jsonl").read_bytes() == before
-    assert not (folder / "work").exists()
+
+
+def test_another_composition_is_asked_and_nothing_else(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    asked: list[str] = []
+
+    def answered(*arguments: Any) -> list[Written]:
+        asked.append(arguments[-1])
+        return completions(*arguments)
+
+    monkeypatch.setattr(ladder, "completions", answered)
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.ema_decay": 0.0})
+    answers = tmp_path / "run" / "07-evaluation" / "answers"
+    before = {path.name for path in answers.iterdir()}
+    skillcompose.train(recipe, tmp_path / "run", allow_unmastered=True)
+    assert set(asked) == {"composed"}
+    kept = {path.name for path in answers.iterdir()}
+    assert len(kept) == len(before) and len(kept - before) == len(asked), "answers of the old policy are removed"
+
+
+def test_rl_asks_about_other_bridges_than_gold_traces_have_shown(recipe_file: Path, finished_run: Path) -> None:
+    recipe, run = skillcompose.Recipe.from_yaml(recipe_file), Run(finished_run)
+    work = Work(recipe, run.stage("composition"), run, Progress())
+    shown, asked = composition.shown_and_asked(work)
+    everything = read_jsonl(run.stage("questions") / "complementary.train.jsonl", Question)
+    assert len(shown) >= 4 and sorted(q.id for q in shown + asked) == sorted(q.id for q in everything)
+    assert not {q.bridges[0] for q in shown} & {q.bridges[0] for q in asked}
+    rolled = {line["question"] for line in lines(run.stage("composition") / "rollouts.jsonl")}
+    assert rolled <= {q.id for q in asked}
 
 
 def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(

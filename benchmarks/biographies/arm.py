@@ -13,7 +13,7 @@ import general
 
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
-from skillcompose.composition import compose, trace_groups
+from skillcompose.composition import compose, shown_and_asked, trace_groups
 from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
@@ -134,8 +134,9 @@ class Arm:
         traces = self.recipe.composition.traces_used
         if traces is None:
             return self.grpo_tokens(folder)
-        epochs = traces.get("num_train_epochs", 1)
-        return self.grpo_tokens(folder) + epochs * self.tokens(trace_groups(self.work, self.mixture))
+        epochs = traces.sft.get("num_train_epochs", 1)
+        groups = trace_groups(shown_and_asked(self.work)[0], self.mixture, self.seed)
+        return self.grpo_tokens(folder) + epochs * self.tokens(groups)
 
     def grpo_tokens(self, folder: Path) -> int:
         settings, history = self.recipe.composition, read_json(folder / "training.json")["history"]

@@ -126,7 +126,8 @@ def cost(records: list[Row]) -> str:
     for record in records:
         probe = f"{sum(record['probe'])} of {len(record['probe'])}"
         minutes = sum(record["seconds"].values()) / 60 if "seconds" in record else record["minutes"]
-        found = [record["arm"], str(record["seed"]), f"{record['tokens'] / 1e6:.2f}", f"{minutes:.0f}", probe]
+        took = f"{minutes:.0f}" if "seconds" in record or record["arm"] != "default" else f"{minutes:.0f} (in part)"
+        found = [record["arm"], str(record["seed"]), f"{record['tokens'] / 1e6:.2f}", took, probe]
         lines.append([*found, f"{record['commit']}, {record['machine']}", record["failure"] or ""])
     for record in records:
         if "probe_base" in record:

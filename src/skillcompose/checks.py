@@ -7,6 +7,7 @@ import re
 import string
 from collections.abc import Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +26,7 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
     for part in loc[:-1]:
         if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
             kind = kind.model_fields[part].annotation
+            kind = kind.__args__[0] if isinstance(kind, UnionType) else kind  # a section, or None
         elif getattr(kind, "__origin__", None) is dict:
             kind = kind.__args__[1]
     fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}

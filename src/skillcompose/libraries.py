@@ -86,7 +86,7 @@ LIBRARY_SETTINGS = {
     "adapters.contextual.lora": "lora",
     "adapters.contextual.sft": "sft",
     "composition.consolidation.sft": "sft",
-    "composition.traces": "sft",
+    "composition.traces.sft": "sft",
     "composition.grpo": "grpo",
 }
 SOURCES = {

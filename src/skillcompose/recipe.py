@@ -122,8 +122,8 @@ class Recipe(Section):
         return self.beside / f"{self.composition.reward.partition(':')[0].replace('.', '/')}.py"
 
     def at(self, dotted: str) -> Any:
-        """The section or value at a dotted path."""
-        return functools.reduce(getattr, dotted.split("."), self)
+        """The section or value at a dotted path, None in a section that the recipe leaves out."""
+        return functools.reduce(lambda section, name: section and getattr(section, name), dotted.split("."), self)
 
     def relation(self, name: str) -> Relation:
         return self.facts.relations[name]

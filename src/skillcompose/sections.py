@@ -192,6 +192,15 @@ class Consolidation(Section):
     """Settings of `trl.SFTConfig`."""
 
 
+class Traces(Section):
+    """A short supervised pass over gold traces of complementary training questions, atomic rows beside them."""
+
+    questions: int = Field(ge=1)
+    """At least so many, all of some bridges; RL asks those of the other bridges, which it has been shown nothing of."""
+    sft: dict[str, Any]
+    """Settings of `trl.SFTConfig`."""
+
+
 class Replay(Section):
     """What keeps RL from forgetting the atomic skills."""
 
@@ -214,9 +223,8 @@ class Composition(Section):
     """After the merge."""
     mastery: Mastery = Mastery()
     """What the consolidated adapter must reach before RL."""
-    traces: dict[str, Any] | None = None
-    """Settings of `trl.SFTConfig` for a short supervised pass over gold traces of the complementary training questions,
-    with as many atomic rows as sets of passages: RL then also earns from paths that it would never sample right."""
+    traces: Traces | None = None
+    """Before RL, which then also earns from paths that it would never sample right."""
     grpo: dict[str, Any]
     """Settings of `trl.GRPOConfig`."""
     reward: str = Field("exact_match", pattern=r"^exact_match$|^[\w.]+:\w+$")
@@ -233,7 +241,7 @@ class Composition(Section):
     """Questions of each atomic skill, and validation questions without passages, asked beside them."""
 
     @property
-    def traces_used(self) -> dict[str, Any] | None:
+    def traces_used(self) -> Traces | None:
         """None where a skill is ablated as well: gold traces would teach it."""
         return None if self.ablate else self.traces
 

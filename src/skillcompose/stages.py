@@ -76,6 +76,7 @@ STAGES = (
         7,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
+        keeps=("answers",),
     ),
 )
 

@@ -57,18 +57,33 @@ def run(work: Work) -> None:
 
 def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
     """Gold traces, where the recipe has them, and GRPO: from an adapter with both skills to `composed/`."""
-    settings, traced = work.recipe.composition.traces_used, work.folder / "traced"
+    settings, folder = work.recipe.composition.traces_used, work.folder / "traced"
+    shown, asked = shown_and_asked(work)
     if settings is None:
-        shutil.rmtree(traced, ignore_errors=True)  # of other settings
+        shutil.rmtree(folder, ignore_errors=True)  # of other settings
     else:
-        train_adapter(work, "traced", trace_groups(work, mixture), settings, "gold traces", start=start)
-        start = traced
-    train_grpo(work, base, tokenizer, mixture, start)
+        groups = trace_groups(shown, mixture, work.recipe.seed)
+        train_adapter(work, "traced", groups, settings.sft, "gold traces", start=start)
+        start = folder
+    train_grpo(work, base, tokenizer, mixture, asked, start)
 
 
-def trace_groups(work: Work, mixture: Mixture) -> list[Group]:
-    """Gold traces of the complementary training questions, and as many atomic rows, which keep both skills."""
-    traces = by_passages(read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question))
-    rng = random.Random(f"traces {work.recipe.seed}")
+def shown_and_asked(work: Work) -> tuple[list[Question], list[Question]]:
+    """The complementary training questions that gold traces show, and those that RL asks, about other bridges."""
+    questions = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
+    settings = work.recipe.composition.traces_used
+    bridges = sorted({question.bridges[0] for question in questions})
+    random.Random(f"traces {work.recipe.seed}").shuffle(bridges)
+    shown: list[Question] = []
+    while settings and bridges and len(shown) < settings.questions:
+        bridge = bridges.pop()
+        shown += [question for question in questions if question.bridges[0] == bridge]
+    return shown, [question for question in questions if question.bridges[0] in set(bridges)]
+
+
+def trace_groups(questions: list[Question], mixture: Mixture, seed: int) -> list[Group]:
+    """Gold traces of the questions, and as many atomic rows as sets of passages, which keep both skills."""
+    traces = by_passages(questions)
+    rng = random.Random(f"traces {seed}")
     groups = traces + mixture.blocks(len(traces), rng)
     return rng.sample(groups, len(groups))

@@ -34,11 +34,12 @@ from skillcompose.types import Question, Skill, read_jsonl, write_json
 CONSTANT_STEPS = 5  # fewer steps of equal reward are no evidence
 
 
-def train_grpo(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
-    """Train the adapter in `start` into `composed/`, resuming from `work/grpo`."""
+def train_grpo(
+    work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, questions: list[Question], start: Path
+) -> None:
+    """Train the adapter in `start` into `composed/` on these questions, resuming from `work/grpo`."""
     recipe, settings = work.recipe, work.recipe.composition
     scratch = work.folder / "work" / "grpo"
-    questions = read_jsonl(work.read("questions") / "complementary.train.jsonl", Question)
     validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
     model = load_adapter(load_base(base), start, trainable=True)
     longest = {"max_completion_length": recipe.max_new_tokens}
@@ -121,8 +122,8 @@ def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions
     prompts = arguments.generation_batch_size // arguments.num_generations
     if questions < prompts:
         raise TrainingError(
-            f"{questions} training questions are fewer than the {prompts} prompts of one step; "
-            "lower composition.grpo.gradient_accumulation_steps"
+            f"{questions} training questions for RL are fewer than the {prompts} prompts of one step; "
+            "lower composition.grpo.gradient_accumulation_steps, or composition.traces.questions"
         )
     return arguments
 

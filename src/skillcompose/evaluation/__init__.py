@@ -22,3 +22,4 @@ def run(work: Work) -> None:
     write_json(work.folder / "metrics.json", metrics)
     write_json(work.folder / "timing.json", ladder.cost)
     write_report(work, metrics, predictions, breaks, ladder)
+    ladder.forget_unused()

@@ -6,22 +6,26 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from skillcompose.adapters import ATOMIC
+from skillcompose.builtin import fingerprint
 from skillcompose.evaluation.full_rag import FullRag
 from skillcompose.generation import Written, completions
 from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
-from skillcompose.run import digest
+from skillcompose.run import digest, file_digest
 from skillcompose.stages import Work
 from skillcompose.types import Fact, Level, Passage, Question, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2
+ANSWERS = 1  # raise it when the same model would answer the same prompts otherwise
 Write = Callable[[str, Sequence[Passage]], str]
 Match = Callable[[str, Sequence[str]], bool]
 
@@ -109,19 +113,27 @@ class Ladder:
         self.work, self.recipe, self.tests = work, work.recipe, TestSet(work)
         self.cost: dict[str, dict[str, float]] = {}
         """Rung -> its prompts, their tokens, the seconds that they took."""
+        self.answers = work.folder / "answers"
+        """By adapter and prompts: an interrupted evaluation goes on from them, another composition asks only itself."""
+        self.used: set[Path] = set()
         self.examples = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
         base = self.recipe.base()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(base)
         composition = work.read("composition")
-        self.model = load_adapter(load_base(base), composition / "composed", "composed")
-        for name, adapter in {
+        adapters = {
+            "composed": composition / "composed",
             "start": composition / "start",
             "traced": composition / "traced",
             "exact_sum": composition / "merged",
             **{str(skill): work.read("adapters") / skill for skill in ATOMIC},
-        }.items():
-            if adapter.is_dir() or name != "traced":
-                load_adapter(self.model, adapter, name)  # type: ignore[arg-type]
+        }
+        if not adapters["traced"].is_dir():
+            del adapters["traced"]
+        self.model: Any = load_base(base)
+        for name, adapter in adapters.items():
+            self.model = load_adapter(self.model, adapter, name)
+        self.weights = {name: file_digest(path / "adapter_model.safetensors") for name, path in adapters.items()}
+        self.base = fingerprint(base)
 
     def climb(self) -> list[Prediction]:
         done: list[Prediction] = []
@@ -144,7 +156,9 @@ class Ladder:
     def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[Written]:
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
-        done = self.work.folder / "work" / f"{digest([rung, prompts])}.json"  # an interrupted evaluation goes on here
+        weights = self.weights[adapter] if adapter else None
+        done = self.answers / f"{digest([ANSWERS, self.base, weights, prompts, self.recipe.max_new_tokens])}.json"
+        self.used.add(done)
         if not done.is_file():
             begin = time.monotonic()
             with using(self.model, adapter):
@@ -159,6 +173,11 @@ class Ladder:
         for name, value in zip(cost, (len(prompts), tokens, found["seconds"]), strict=True):
             cost[name] = round(cost[name] + value, 1)
         return [Written(*said) for said in found["answers"]]
+
+    def forget_unused(self) -> None:
+        """Remove answers of policies and questions of before."""
+        for path in set(self.answers.iterdir()) - self.used:
+            path.unlink()
 
     def _rung(
         self,

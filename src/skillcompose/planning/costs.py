@@ -128,9 +128,10 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     total = 3 * rates.load + epochs * settings.consolidation.rows / BLOCK * block * PADDING * train
     total += _mastery(recipe, found, rates, settings.mastery)
     if settings.traces_used is not None:
-        epochs = int(settings.traces_used.get("num_train_epochs", 1))
-        atomic = found.sets / BLOCK * block
-        total += 2 * rates.load + epochs * (found.tokens["complementary"] + atomic) * PADDING * train
+        epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
+        share = min(1, settings.traces_used.questions / found.rows["complementary"])
+        shown = share * (found.tokens["complementary"] + found.sets / BLOCK * block)
+        total += 2 * rates.load + epochs * shown * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]
     answer, limit = found.answer["complementary"], recipe.max_new_tokens

@@ -27,10 +27,10 @@ from skillcompose.composition.shared_prefix import score
 from skillcompose.errors import AdapterError
 from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, new_adapter, using
-from skillcompose.packing import IGNORED, Group, Row, collate, group, packed
+from skillcompose.packing import IGNORED, Group, Row, by_passages, collate, group, packed
 from skillcompose.progress import Progress
 from skillcompose.training import label_losses
-from skillcompose.types import Question, Skill, read_jsonl
+from skillcompose.types import Passage, Question, Skill, read_jsonl
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -180,6 +180,17 @@ def test_rows_packed_behind_shared_passages_train_as_they_would_alone(tiny_model
     alone = [[row] for row in rows]
     torch.testing.assert_close(loss_and_gradient([rows]), loss_and_gradient(alone), atol=1e-4, rtol=1e-4)
     assert len(packed(rows, tokenizer)["input_ids"]) < sum(len(packed(g, tokenizer)["input_ids"]) for g in alone)
+
+
+def test_no_sequence_grows_with_the_number_of_questions_about_the_same_passages() -> None:
+    shown = (Passage("p", "brol", "brol is red.", "a.md", "brol"),)
+    questions = [
+        Question(str(n), f"Who is {n}?", ("x",), f"So: {n}", Skill.CONTEXTUAL, "size", ("f",), passages=passages)
+        for n, passages in enumerate([*[shown] * 20, (), ()])
+    ]
+    groups = by_passages(questions)
+    assert [len(group) for group in groups] == [8, 8, 4, 1, 1]
+    assert [row.completion for group in groups for row in group] == [question.completion for question in questions]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

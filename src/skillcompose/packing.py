@@ -18,6 +18,7 @@ from skillcompose.types import Question
 IGNORED = -100
 KEPT = -200
 PADDING = -1
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ def group(questions: Iterable[Question]) -> Group:
 
 
 def by_passages(questions: Iterable[Question]) -> list[Group]:
-    """Questions about the same passages together, one closed book alone; in the order in which they first occur."""
+    """Questions about the same passages together, at most `TOGETHER`, one closed book alone, in the order in which they
+    first occur.
+
+    With all sixty that some passages had, attention over one sequence took more than 24 GiB.
+    """
     found: dict[Any, list[Question]] = {}
     for number, question in enumerate(questions):
         found.setdefault(question.passages or number, []).append(question)
-    return [group(together) for together in found.values()]
+    return [group(some[at : at + TOGETHER]) for some in found.values() for at in range(0, len(some), TOGETHER)]
 
 
 def packed(rows: Group, tokenizer: PreTrainedTokenizerBase) -> Packed:

@@ -48,8 +48,10 @@ def main() -> None:
         differences(
             rows,
             [("composed", rung) for rung in rungs if rung != "composed"]
-            + [(rung, CONTROL) for rung in rungs if rung not in (*LADDER, CONTROL)],
+            + [(rung, CONTROL) for rung in rungs if CONTROL in rungs and rung not in (*LADDER, CONTROL)],
         ),
+        "## By number of hops, unseen bridges",
+        by_hops(rows, rungs),
         "## Path by path, unseen bridges",
         paths(rows, [rung for rung in rungs if rung != "base_passages"]),
         "## Atomic skills",
@@ -96,6 +98,14 @@ def differences(rows: list[Row], pairs: list[tuple[str, str]]) -> str:
         both = [[row for row in some if row["seed"] in seeds] for some in (*by_level.values(), asked)]
         lines.append([" - ".join(pair), *(cell(some, list(pair)) for some in both)])
     return table(["difference", *(level.replace("_", "-") for level in Level), "macro"], lines)
+
+
+def by_hops(rows: list[Row], rungs: list[str]) -> str:
+    """Macro-averages over the levels."""
+    asked = [row for row in complementary(rows) if not row["seen"]]
+    found = sorted({row["hops"] for row in asked})
+    lines = [[rung, *(cell([row for row in asked if row["hops"] == hops], [rung]) for hops in found)] for rung in rungs]
+    return table(["arm", *(f"{hops} hops" for hops in found)], lines)
 
 
 def paths(rows: list[Row], rungs: list[str]) -> str:

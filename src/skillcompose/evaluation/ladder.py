@@ -176,7 +176,7 @@ class Ladder:
 
     def forget_unused(self) -> None:
         """Remove answers of policies and questions of before."""
-        for path in set(self.answers.iterdir()) - self.used:
+        for path in set(self.answers.glob("*")) - self.used:
             path.unlink()
 
     def _rung(

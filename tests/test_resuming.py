@@ -65,7 +65,8 @@ def test_rl_that_goes_on_in_its_second_pass_asks_what_an_unbroken_run_asks(
 ) -> None:
     questions = read_jsonl(finished_run / "04-questions" / "complementary.train.jsonl", Question)
     one_pass = len(questions) // 2
-    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.max_steps": one_pass + 3})
+    settings = {"composition.grpo.max_steps": one_pass + 3, "composition.traces": None}  # RL asks all of them
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, settings)
 
     def asked(folder: Path) -> list[tuple[int, str]]:
         rows = (folder / "06-composition" / "rollouts.jsonl").read_text().splitlines()

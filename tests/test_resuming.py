@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 import skillcompose
+from skillcompose.composition import shown_and_asked
 from skillcompose.composition.guards import Collapse
 from skillcompose.composition.shared_prefix import EpochSampler, SharedPrefixGRPOTrainer
 from skillcompose.errors import RunError
+from skillcompose.progress import Progress
 from skillcompose.run import Run
-from skillcompose.types import Question, read_json, read_jsonl
+from skillcompose.stages import Work
+from skillcompose.types import read_json
 
 TRAIN = [sys.executable, "-m", "skillcompose", "train", "--allow-unmastered"]
 
@@ -63,10 +66,9 @@ def test_a_locked_run_is_refused(tmp_path: Path, recipe_file: Path) -> None:
 def test_rl_that_goes_on_in_its_second_pass_asks_what_an_unbroken_run_asks(
     tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    questions = read_jsonl(finished_run / "04-questions" / "complementary.train.jsonl", Question)
-    one_pass = len(questions) // 2
-    settings = {"composition.grpo.max_steps": one_pass + 3, "composition.traces": None}  # RL asks all of them
-    recipe = skillcompose.Recipe.from_yaml(recipe_file, settings)
+    work = Work(skillcompose.Recipe.from_yaml(recipe_file), tmp_path, Run(finished_run), Progress())
+    one_pass = len(shown_and_asked(work)[1]) // 2
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.max_steps": one_pass + 3})
 
     def asked(folder: Path) -> list[tuple[int, str]]:
         rows = (folder / "06-composition" / "rollouts.jsonl").read_text().splitlines()
@@ -80,6 +82,7 @@ def test_rl_that_goes_on_in_its_second_pass_asks_what_an_unbroken_run_asks(
         return asked(folder)
 
     monkeypatch.setattr(Collapse, "SHARE", 2.0)  # the tiny policy has nothing to say
+    monkeypatch.setattr("skillcompose.composition.grpo.CONSTANT_STEPS", 100)  # nor is it ever right
     unbroken = train("unbroken")
     first = {question for step, question in unbroken if step < one_pass}
     assert len(first) == 2 * one_pass and len(unbroken) == 2 * (one_pass + 3)

@@ -144,6 +144,7 @@ def test_an_interrupted_evaluation_asks_no_rung_again(
     skillcompose.train(recipe, tmp_path / "run", force="evaluation", allow_unmastered=True)
     assert asked[:5] == ["untuned_chat", "base_passages", "parametric", "contextual", "contextual"]
     assert (folder / "predictions.jsonl").read_bytes() == before
+    assert not (folder / "work").exists()
 
 
 def test_another_composition_is_asked_and_nothing_else(

@@ -11,6 +11,7 @@ import pytest
 
 import skillcompose
 from skillcompose.facts import extract
+from skillcompose.recipe import parsed
 from skillcompose.run import STAGE_NAMES
 from skillcompose.starter import write_project
 from skillcompose.types import Level, Question, read_json, read_jsonl
@@ -62,6 +63,12 @@ def test_a_recipe_goes_through_every_stage(name: str, tmp_path: Path, tiny_model
     report = read_json(run.stage("questions") / "questions.report.json")
     assert report["questions"]["complementary.test"] > 10
     assert report["questions"]["contextual.test"] > 5
+
+
+def test_the_overrides_that_shorten_the_demo_are_settings_of_it() -> None:
+    lines = [line for line in (ROOT / "recipes" / "reduced.txt").read_text().splitlines() if not line.startswith("#")]
+    demo = ROOT / "recipes" / "quickstart.yaml"
+    assert skillcompose.Recipe.from_yaml(demo, parsed(lines)).composition.grpo["max_steps"] == 2
 
 
 def test_the_shipped_world_is_what_its_generator_makes(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
     python benchmarks/speed/answering.py        the claims `speed.evaluation_*`; needs the demo's finished run
 
+More than an hour; each turn is kept in answering.json, which is about one run: with another one it is to be removed.
+
 All answer with the same adapters, rung by rung of the ladder. In fp32 the answers to every fourth prompt of a rung must
 be identical on all three sides; then all prompts are timed. One at a time an answer takes as long among few as among
 many, so every fourth is timed there, and counts as four. Stock has each adapter merged before the clock starts, and is
@@ -15,12 +17,13 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from stock import in_own_process
+from stock import Series, in_own_process
 
 from skillcompose.types import read_json, write_json
 
@@ -122,11 +125,59 @@ def measure(name: str, run: Path, asked: Path, dtype: str | None = None) -> dict
     return found
 
 
-def main() -> None:
+class Turns(Series):
+    """All sides in turn, about the same prompts."""
+
+    def __init__(self, run: Path, folder: Path) -> None:
+        super().__init__("answering")
+        self.run, self.every, self.some = run, folder / "every.json", folder / "some.json"
+        asked = record(run)
+        write_json(self.every, asked)
+        write_json(self.some, [(rung, adapter, prompts[::EVERY]) for rung, adapter, prompts in asked])
+        self.count, self.fewer = (sum(len(prompts) for *_, prompts in read_json(f)) for f in (self.every, self.some))
+
+    def exact(self) -> dict[str, Any]:
+        """Seconds of each side in fp32, in which all have to give the same answers."""
+        found = {name: measure(name, self.run, self.some, "float32") for name in SIDES}
+        for name in SIDES[:-1]:
+            pairs = zip(found[name]["answers"], found["ours"]["answers"], strict=True)
+            differing = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
+            if differing:
+                raise SystemExit(f"{differing} of {self.fewer} answers differ from {name} in fp32")
+        return {name: found[name]["seconds"] for name in SIDES}
+
+    def bf16(self) -> dict[str, Any]:
+        return {name: measure(name, self.run, self.some, "bfloat16")["seconds"] for name in SIDES[:-1]}
+
+    def turn(self, dtypes: dict[str, str]) -> dict[str, Any]:
+        one = measure("single", self.run, self.some, dtypes["single"])["seconds"] * self.count / self.fewer
+        many = measure("batches", self.run, self.every, dtypes["batches"])["seconds"]
+        return {"single": one, "batches": many, "ours": measure("ours", self.run, self.every)["seconds"]}
+
+
+def compare(run: Path, repeats: int) -> None:
     import torch
 
     from skillcompose.machine import fast_dtype
 
+    with tempfile.TemporaryDirectory() as folder:
+        series = Turns(run, Path(folder))
+        trials = {"float32": series.entry("fp32", series.exact)}
+        if fast_dtype() != torch.float32:
+            trials["bfloat16"] = series.entry("bf16", series.bf16)
+        dtypes = {name: min(trials, key=lambda dtype: float(trials[dtype][name])) for name in SIDES[:-1]}
+        turns = [series.entry(f"turn {number}", partial(series.turn, dtypes)) for number in range(repeats)]
+    medians = {name: statistics.median(turn[name] for turn in turns) for name in SIDES}
+    print(f"{series.count} answers: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in medians.items()))
+    for claim, name, unit in (
+        ("speed.evaluation_ratio", "single", "times one at a time"),
+        ("speed.evaluation_ratio_batches", "batches", "times batches of 16"),
+    ):
+        ratio = statistics.median(turn[name] / turn["ours"] for turn in turns)
+        claims.write(claim, round(ratio, 2), unit, "python benchmarks/speed/answering.py", [0])
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=claims.ROOT / "runs" / "quickstart")
     parser.add_argument("--repeats", type=int, default=5)
@@ -135,36 +186,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.side:
         side(options.side, options.run, read_json(options.asked))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        every, some = Path(folder) / "every.json", Path(folder) / "some.json"
-        asked = record(options.run)
-        write_json(every, asked)
-        write_json(some, [(rung, adapter, prompts[::EVERY]) for rung, adapter, prompts in asked])
-        count, fewer = (sum(len(prompts) for *_, prompts in read_json(file)) for file in (every, some))
-        exact = {name: measure(name, options.run, some, "float32") for name in SIDES}
-        for name in SIDES[:-1]:
-            pairs = zip(exact[name]["answers"], exact["ours"]["answers"], strict=True)
-            differing = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
-            if differing:
-                raise SystemExit(f"{differing} of {fewer} answers differ from {name} in fp32")
-        faster: dict[str, str | None] = {"ours": None}
-        for name in SIDES[:-1]:
-            trials = {"float32": exact[name]["seconds"]}
-            if fast_dtype() != torch.float32:
-                trials["bfloat16"] = measure(name, options.run, some, "bfloat16")["seconds"]
-            faster[name] = min(trials, key=trials.__getitem__)
-            print(f"{name}: {', '.join(f'{dtype} {seconds:.1f} s' for dtype, seconds in trials.items())}", flush=True)
-        turns: list[list[float]] = []
-        for _ in range(options.repeats):
-            one = measure("single", options.run, some, faster["single"])["seconds"] * count / fewer
-            turns.append([one, *(measure(name, options.run, every, faster[name])["seconds"] for name in SIDES[1:])])
-            print([round(seconds, 1) for seconds in turns[-1]], flush=True)
-            single, batches, own = (statistics.median(times) for times in zip(*turns, strict=True))
-            command = "python benchmarks/speed/answering.py"
-            claims.write("speed.evaluation_ratio", round(single / own, 2), "times one at a time", command, [0])
-            claims.write("speed.evaluation_ratio_batches", round(batches / own, 2), "times batches of 16", command, [0])
-    print(f"{count} answers: one at a time {single:.1f} s, batches {batches:.1f} s, ours {own:.1f} s")
+    else:
+        compare(options.run, options.repeats)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/speed/curves.py        writes curves.json, curves.png and the claim `speed.limit_fraction_grpo`
 
 The limit of a point is the floating-point work of its useful tokens (each prompt once, no padding; LoRA, attention and
-the LM head counted; backwards without gradients of frozen weights) at the rate of a large bf16 product measured in the
-same minute. The fraction of the limit that is reached says what a faster program could still gain. A profile of one
-step says where the rest goes.
+the LM head counted; backwards without gradients of frozen weights) at the rate of a large product measured in the same
+minute, in the dtype that is faster here. The fraction of the limit that is reached says what a faster program could
+still gain. Profiles of a step of GRPO and of steps of SFT say where the rest goes.
 """
 
 import argparse
@@ -13,13 +13,14 @@ import json
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 import grpo
-from stock import LORA, in_own_process
+from stock import LORA, Series, in_own_process, shares
 
 MODEL = "builtin:smollm2-135m-instruct"
 PROMPTS, GROUPS, KNOWN = (100, 200, 400, 800, 1500), (4, 8, 16, 32), (20, 40, 80, 160)
@@ -60,7 +61,7 @@ class Work:
 
 
 def epoch(questions: Path, profile: bool = False) -> dict[str, Any]:
-    """One pass over all parametric rows, as the recipe's batches; seconds, tokens, labelled tokens."""
+    """One pass over all parametric rows, as the recipe's batches; seconds, tokens, labelled tokens. Or a profile."""
     found: dict[str, Any] = json.loads(in_own_process(__file__, "--questions", questions, *["--profile"] * profile))
     return found
 
@@ -73,7 +74,6 @@ def train_epoch(questions: Path, profile: bool) -> None:
 
     from skillcompose.adapters.sft import training_order
     from skillcompose.builtin import resolve
-    from skillcompose.machine import matmul_rate
     from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.packing import by_passages, collate, packed
     from skillcompose.training import label_losses
@@ -96,66 +96,61 @@ def train_epoch(questions: Path, profile: bool) -> None:
         return time.monotonic() - begin
 
     train(batches[:2])
-    result: dict[str, Any] = {"rate": matmul_rate(torch.bfloat16)}
+    result: dict[str, Any]
     if profile:
         with torch.profiler.profile() as trace:
             wall = train(batches[:6])
-        result["shares"] = shares(trace, wall)
+        result = shares(trace, wall)
     else:
-        result["seconds"] = train(batches)
-        result["tokens"] = sum(len(row["input_ids"]) for row in rows)
-        result["labelled"] = sum(label >= 0 for row in rows for label in row["labels"])
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        labelled = sum(label >= 0 for row in rows for label in row["labels"])
+        result = {"rate": rate(), "seconds": train(batches), "tokens": tokens, "labelled": labelled}
     print(json.dumps(result))
 
 
-KINDS = {
-    "products": ("mm", "bmm", "addmm", "baddbmm", "mkldnn"),
-    "softmax, log-softmax": ("softmax",),
-    "copies and casts": ("copy_", "cat", "index", "clone", "fill", "zero", "gather", "scatter"),
-    "optimiser": ("_foreach", "_fused", "optimizer"),
-}
+class Curves(Series):
+    def __init__(self) -> None:
+        super().__init__("curves")
+        self.work = Work(MODEL)
 
-
-def shares(trace: Any, wall: float) -> dict[str, float]:
-    """Of the wall time: kinds of operations by their own time; what no operation accounts for is Python."""
-    spent = dict.fromkeys([*KINDS, "other elementwise"], 0.0)
-    for event in trace.key_averages():
-        own = event.self_cpu_time_total / 1e6 / wall
-        kind = next((kind for kind, names in KINDS.items() if any(n in event.key for n in names)), "other elementwise")
-        spent[kind] += own
-    rounded = {kind: round(share, 3) for kind, share in spent.items()}
-    return rounded | {"Python and the profiler": round(1 - sum(spent.values()), 3)}
-
-
-def measure() -> dict[str, Any]:
-    import torch
-
-    import skillcompose
-    from skillcompose.machine import matmul_rate
-
-    work = Work(MODEL)
-    curves: dict[str, list[dict[str, float]]] = {"prompt tokens": [], "group size": [], "known packages": []}
-    points = [("prompt tokens", p, grpo.GROUP) for p in PROMPTS] + [("group size", 400, g) for g in GROUPS]
-    for name, prompt, group in points:
+    def grpo_point(self, prompt: int, group: int) -> dict[str, Any]:
         runs = [grpo.run("ours", MODEL, prompt, 2 * group, group) for _ in range(REPEATS)]
-        limit = work.grpo_step(prompt, group) / matmul_rate(torch.bfloat16) / 1e9
-        seconds = statistics.median(found["seconds"] + found["sampling"] for found in runs)
-        curves[name].append({"at": prompt if name == "prompt tokens" else group, "seconds": seconds, "limit": limit})
-        print(name, curves[name][-1], flush=True)
+        limit = self.work.grpo_step(prompt, group) / rate() / 1e9
+        return {"seconds": statistics.median(found["seconds"] + found["sampling"] for found in runs), "limit": limit}
+
+    def epoch_point(self, known: int, folder: Path) -> dict[str, Any]:
+        found = epoch(rows_about(known, folder))
+        tokens, labelled, seen = found["tokens"], found["labelled"], 20
+        flops = self.work.forward(tokens, seen, labelled) + self.work.backward(tokens, seen, labelled)
+        return {"seconds": found["seconds"], "limit": flops / found["rate"] / 1e9, "tokens": tokens}
+
+    def measure(self) -> dict[str, list[dict[str, Any]]]:
+        """Every point; those that are in the file are not measured again."""
+        lengths = [{"at": p} | self.entry(f"prompt {p}", partial(self.grpo_point, p, grpo.GROUP)) for p in PROMPTS]
+        groups = [{"at": g} | self.entry(f"group {g}", partial(self.grpo_point, 400, g)) for g in GROUPS]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            known = [{"at": k} | self.entry(f"known {k}", partial(self.epoch_point, k, folder)) for k in KNOWN]
+            self.entry("profile SFT", lambda: epoch(rows_about(KNOWN[0], folder), profile=True))
+        self.entry("profile GRPO", lambda: grpo.run("ours", MODEL, 400, 16, profile=True)["shares"])
+        return {"prompt tokens": lengths, "group size": groups, "known packages": known}
+
+
+def rate() -> float:
+    from skillcompose.machine import fast_dtype, matmul_rate, use_cores
+
+    use_cores()
+    return matmul_rate(fast_dtype())
+
+
+def rows_about(known: int, folder: Path) -> Path:
+    """The parametric rows of the Debian recipe with so many known packages."""
+    import skillcompose
+
     source = claims.ROOT / "recipes" / "debian.yaml"
-    with tempfile.TemporaryDirectory() as folder:
-        for known in KNOWN:
-            recipe = skillcompose.Recipe.from_yaml(source, {"facts.tables.owners.csv.limit": known})
-            run = skillcompose.train(recipe, Path(folder) / str(known), until="questions")
-            questions = run.stage("questions") / "parametric.train.jsonl"
-            found = epoch(questions)
-            seen, labelled = 20, found["labelled"]
-            flops = work.forward(found["tokens"], seen, labelled) + work.backward(found["tokens"], seen, labelled)
-            point = {"at": known, "seconds": found["seconds"], "limit": flops / found["rate"] / 1e9}
-            curves["known packages"].append(point | {"tokens": found["tokens"]})
-            print("known packages", curves["known packages"][-1], flush=True)
-        profile = epoch(questions, profile=True)["shares"]
-    return {"commit": claims.commit(), "machine": claims.machine(), "curves": curves, "profile": {"SFT": profile}}
+    recipe = skillcompose.Recipe.from_yaml(source, {"facts.tables.owners.csv.limit": known})
+    run = skillcompose.train(recipe, folder / str(known), until="questions")
+    return run.stage("questions") / "parametric.train.jsonl"
 
 
 def plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
@@ -183,12 +178,11 @@ def main() -> None:
     if options.questions:
         train_epoch(options.questions, options.profile)
         return
-    found = measure()
-    (FOLDER / "curves.json").write_text(json.dumps(found, indent=1) + "\n")
-    plot(found["curves"], FOLDER / "curves.png")
-    point = next(p for p in found["curves"]["prompt tokens"] if p["at"] == 400)
+    curves = Curves().measure()
+    plot(curves, FOLDER / "curves.png")
+    point = next(p for p in curves["prompt tokens"] if p["at"] == 400)
     claims.write(
-        "speed.limit_fraction_grpo",
+        claims.by_dtype("speed.limit_fraction_grpo"),
         round(point["limit"] / point["seconds"], 2),
         "of the products' rate",
         "python benchmarks/speed/curves.py",

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
-from stock import LORA, in_own_process, stock_policy
+from stock import LORA, Series, in_own_process, shares, stock_policy
 
 PROMPTS, GROUP, NEW = 4, 8, 32
 MICRO_BATCHES = (4, 8, 16, 32)
@@ -34,8 +34,8 @@ MEMORY_GIB = 20
 SEED = 0
 
 
-def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out: Path) -> None:
-    """Runs in a process of its own; writes seconds, loss, gradients and peak memory to `out`."""
+def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out: Path, profile: bool) -> None:
+    """Runs in a process of its own; writes seconds, loss, gradients, peak memory, or a profile to `out`."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -57,13 +57,16 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     completions = torch.randint(1000, len(tokenizer) - 1, (PROMPTS * group, NEW)).tolist()
     rewards = [float(i % group < 1 + i // group) for i in range(PROMPTS * group)]
     found: dict[str, Any] = {}
+    traces = {part: torch.profiler.profile() if profile else nullcontext() for part in ("seconds", "sampling")}
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            traces["seconds"].__enter__()
             self.begin = time.monotonic()
 
         def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
             found["seconds"] = time.monotonic() - self.begin
+            traces["seconds"].__exit__(None, None, None)
             trained = [p for n, p in sorted(policy.named_parameters()) if p.requires_grad and ".default." in n]
             found["gradient"] = torch.cat([p.grad.float().flatten() for p in trained])
 
@@ -121,37 +124,38 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     else:
         from skillcompose.models import using
 
-        with using(policy, "default"):
+        with using(policy, "default"), traces["sampling"]:
             generate(policy, endless, words, group, Sampling(NEW, 1.0))  # type: ignore[arg-type]
     found["sampling"] = time.monotonic() - begin
+    if profile:
+        found["shares"] = {part: shares(trace, found[part]) for part, trace in traces.items()}
     found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     torch.save(found, out)
 
 
-def run(name: str, model: str, prompt: int, micro: int, group: int = GROUP, dtype: str | None = None) -> dict[str, Any]:
+def run(
+    name: str,
+    model: str,
+    prompt: int,
+    micro: int,
+    group: int = GROUP,
+    dtype: str | None = None,
+    profile: bool = False,
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.pt"
-        given = ["--model", model, "--prompt", prompt, "--group", group, "--micro", micro]
+        given = ["--model", model, "--prompt", prompt, "--group", group, "--micro", micro, *["--profile"] * profile]
         in_own_process(__file__, "--side", name, "--out", out, *given, dtype=dtype)
         result: dict[str, Any] = torch.load(out)
         return result
 
 
-class Series:
-    """What is to be run, one entry of a JSON file each: an interrupted series goes on where it was."""
+class Turns(Series):
+    """Both sides in turn, at one length of prompts."""
 
     def __init__(self, model: str, prompt: int) -> None:
+        super().__init__(f"grpo-{prompt}")
         self.model, self.prompt = model, prompt
-        self.file = Path(__file__).parent / f"grpo-{prompt}.json"
-        self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
-
-    def entry(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if name not in self.done:
-            self.done[name] = measure() | {"commit": claims.commit(), "machine": claims.machine()}
-            self.file.write_text(json.dumps(self.done, indent=1) + "\n")
-            print(name, self.done[name], flush=True)
-        found: dict[str, Any] = self.done[name]
-        return found
 
     def timed(self, side: str, micro: int) -> dict[str, Any]:
         found = run(side, self.model, self.prompt, micro)
@@ -179,7 +183,7 @@ class Series:
 
 
 def compare(model: str, prompt: int, repeats: int) -> dict[str, float]:
-    series = Series(model, prompt)
+    series = Turns(model, prompt)
     micro = series.fastest()
     turns = [series.entry(f"turn {number}", partial(series.turn, micro)) for number in range(repeats)]
     exact = series.entry("fp32", series.exact)
@@ -214,9 +218,18 @@ def main() -> None:
     parser.add_argument("--side")
     parser.add_argument("--micro", type=int)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     if options.side:
-        side(options.side, options.model, options.prompt, options.group, options.micro, options.out)
+        side(
+            options.side,
+            options.model,
+            options.prompt,
+            options.group,
+            options.micro,
+            options.out,
+            options.profile,
+        )
         return
     result = compare(options.model, options.prompt, options.repeats or (5 if options.prompt < 1000 else 3))
     print(json.dumps(result, indent=2))

@@ -82,8 +82,7 @@ def shown_and_asked(work: Work) -> tuple[list[Question], list[Question]]:
 
 
 def trace_groups(questions: list[Question], mixture: Mixture, seed: int) -> list[Group]:
-    """Gold traces of the questions, and as many atomic rows as sets of passages, which keep both skills."""
-    traces = by_passages(questions)
+    """Gold traces of the questions, and as many atomic rows, which keep both skills."""
     rng = random.Random(f"traces {seed}")
-    groups = traces + mixture.blocks(len(traces), rng)
+    groups = by_passages(questions) + mixture.blocks(len(questions), rng)
     return rng.sample(groups, len(groups))

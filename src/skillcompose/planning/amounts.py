@@ -41,8 +41,6 @@ class Amounts:
     """Tokens of the passages that stand in one prompt."""
     rows: dict[str, int]
     """Training rows by skill."""
-    sets: int
-    """Sets of passages that complementary training rows are about."""
     tokens: dict[str, int]
     """Of these rows, passages that several rows share counted once."""
     question: dict[str, float]
@@ -138,7 +136,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
         size = mean(count(shown))
         if skill is not Skill.PARAMETRIC:
             block = size
-        rows[str(skill)], number = len(found), len(sets)  # the last skill is the complementary one
+        rows[str(skill)] = len(found)
         tokens[str(skill)] = round(len(found) * (mean(asks) + mean(says) + 1) + len(sets) * size)
     asked = {
         split: {skill: _by_hops(of(skill, split)) for skill in ("parametric", "contextual")}
@@ -146,7 +144,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     }
     tests, validation = of(Skill.COMPLEMENTARY, "test"), len(of(Skill.COMPLEMENTARY, "validation"))
     unseen, seen = (Counter(str(row.level) for row in tests if row.seen is kind) for kind in (False, True))
-    return {"rows": rows, "sets": number, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
+    return {"rows": rows, "tokens": tokens, "question": question, "answer": answer, "asked": asked,
             "block": block, "validation": validation, "unseen": dict(unseen), "seen": dict(seen)}  # fmt: skip
 
 
@@ -209,7 +207,6 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
     free = 1.0 if set(settings.validation).isdisjoint(settings.train) and settings.validation else HELD
     return {
         "rows": rows,
-        "sets": sets,
         "tokens": {skill: round(number) for skill, number in tokens.items()},
         "question": question,
         "answer": answer,

@@ -129,8 +129,9 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     total += _mastery(recipe, found, rates, settings.mastery)
     if settings.traces_used is not None:
         epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
-        share = min(1, settings.traces_used.questions / max(1, found.rows["complementary"]))
-        shown = share * (found.tokens["complementary"] + found.sets / BLOCK * block)
+        rows = found.rows["complementary"]
+        share = min(1, settings.traces_used.questions / max(1, rows))
+        shown = share * (found.tokens["complementary"] + rows / BLOCK * block)
         total += 2 * rates.load + epochs * shown * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]

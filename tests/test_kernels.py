@@ -1,5 +1,6 @@
 """Our faster layers compute what torch's, PEFT's and transformers' compute, gradients included."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from skillcompose.kernels.attention import attend
+from skillcompose.kernels.attention import _causal, attend
 from skillcompose.kernels.head import token_log_probs
 from skillcompose.kernels.lora import Linear
 from skillcompose.kernels.ordered import MANY, order, ordered
@@ -24,6 +25,43 @@ def test_grouped_attention_equals_the_fused_kernel(length: int) -> None:
     found, _ = attend(torch.nn.Module(), query, key, value, seen)
     fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, enable_gqa=True)
     torch.testing.assert_close(found, fused.transpose(1, 2))
+
+
+@pytest.mark.parametrize("prefix", [0, 100, 700])
+def test_a_long_shared_prefix_is_told_to_the_fused_kernel(prefix: int) -> None:
+    """Three branches behind it, in rows of which the second is padded; also gradients."""
+    length = 820
+    branches = torch.tensor([0] * prefix + [1 + i % 3 for i in range(length - prefix)]).repeat(2, 1)
+    branches[1, -30:] = -1
+    seen = branches[:, :, None] == branches[:, None]
+    seen |= (branches > 0)[:, :, None] & (branches == 0)[:, None]
+    mask = (seen & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
+    inputs = [torch.randn(2, heads, length, 16, requires_grad=True) for heads in (6, 2, 2)]
+    found, _ = attend(torch.nn.Module(), *inputs, mask)
+    fused = torch.nn.functional.scaled_dot_product_attention(*inputs, mask, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(found, fused)
+    weights = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(out, inputs, weights) for out in (found, fused))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert _causal(mask) >= prefix
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_and_gates_equal_those_of_transformers(tiny_model: Path, dtype: torch.dtype) -> None:
+    ours, stock = load_base(str(tiny_model), dtype), AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype)
+    torch.manual_seed(0)
+    layers = [(model.model.layers[0].post_attention_layernorm, model.model.layers[0].mlp) for model in (ours, stock)]
+    weight = torch.rand_like(layers[0][0].weight.data) + 0.5
+    x = torch.randn(2, 9, ours.config.hidden_size, dtype=dtype, requires_grad=True)
+    away = torch.randn_like(x)
+    results = []
+    for norm, mlp in layers:
+        norm.weight.data = weight.clone()
+        out = mlp(norm(x))
+        results.append((out, *torch.autograd.grad(out, x, away)))
+    assert isinstance(layers[0][0].forward, partial) and isinstance(layers[0][1].forward, partial)
+    exactness = {} if dtype == torch.float32 else {"atol": 0.02, "rtol": 0.02}
+    torch.testing.assert_close(*results, **exactness)
 
 
 def randomised(model: PeftModel) -> PeftModel:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from skillcompose.errors import ModelError
-from skillcompose.kernels import LAYOUTS, attention, lora
+from skillcompose.kernels import LAYOUTS, attention, elementwise, lora
 from skillcompose.kernels.ordered import order, ordered
 from skillcompose.libraries import inexact
 from skillcompose.machine import device, fast_dtype, use_cores
@@ -89,6 +89,7 @@ def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     model.generation_config.do_sample = False
     if device().type == "cpu" and model.config.model_type in LAYOUTS:
         model.set_attn_implementation(attention.NAME)
+        elementwise.replace(model)
     if model.dtype == torch.bfloat16:
         _compute_in_bf16(model.base_model)
     return model.requires_grad_(False).eval().to(device())

@@ -76,7 +76,7 @@ def attend(
     groups, size = key.shape[1], key.shape[2]
     if attention_mask is not None and attention_mask.shape[-1] < size:
         attention_mask = torch.nn.functional.pad(attention_mask, (0, size - attention_mask.shape[-1]))
-    if length * size > LARGEST.get(query.dtype, 2**19):
+    if length * size > LARGEST.get(query.dtype, LARGEST[torch.bfloat16]):
         key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
         return _attend_long(query, key, value, attention_mask, scaling, dropout).transpose(1, 2).contiguous(), None
     scale = width**-0.5 if scaling is None else scaling

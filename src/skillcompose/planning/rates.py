@@ -92,7 +92,7 @@ def rates_of(recipe: Recipe, measure: bool = True) -> tuple[Rates | None, str]:
             return None, "this machine was not measured; `skillcompose plan` does"
         if os.environ.get("SKILLCOMPOSE_MEASURE") == "0":
             return None, "measuring is switched off (SKILLCOMPOSE_MEASURE=0)"
-        logger.info("measuring some batches on this machine, once for this model")
+        logger.info("measuring some batches on this machine, once for this model: a minute or two")
         done = _start(settings, {})
         said, complaint = done.communicate()
         if done.returncode:

@@ -207,7 +207,7 @@ def recipe_file(
         },
         "composition": {
             "consolidation": {"rows": 16, "sft": sft},
-            "traces": {"questions": 4, "sft": sft},
+            "traces": {"share": 0.3, "sft": sft},
             "mastery": {"questions": 4},
             "grpo": {
                 "max_steps": 3,

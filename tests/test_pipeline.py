@@ -25,7 +25,7 @@ from skillcompose.pipeline import load_recipe, plan
 from skillcompose.progress import Progress
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.stages import STAGES, Work, stage_key
-from skillcompose.training import check_settings
+from skillcompose.training import check_questions, check_settings, shown_and_asked
 from skillcompose.types import Question, Skill, read_json, read_jsonl
 
 
@@ -170,12 +170,26 @@ def test_another_composition_is_asked_and_nothing_else(
 def test_rl_asks_about_other_bridges_than_gold_traces_have_shown(recipe_file: Path, finished_run: Path) -> None:
     recipe, run = skillcompose.Recipe.from_yaml(recipe_file), Run(finished_run)
     work = Work(recipe, run.stage("composition"), run, Progress())
-    shown, asked = composition.shown_and_asked(work)
+    shown, asked = shown_and_asked(work)
     everything = read_jsonl(run.stage("questions") / "complementary.train.jsonl", Question)
-    assert len(shown) >= 4 and sorted(q.id for q in shown + asked) == sorted(q.id for q in everything)
+    assert len(shown) >= 0.3 * len(everything) and sorted(q.id for q in shown + asked) == sorted(
+        q.id for q in everything
+    )
     assert not {q.bridges[0] for q in shown} & {q.bridges[0] for q in asked}
     rolled = {line["question"] for line in lines(run.stage("composition") / "rollouts.jsonl")}
     assert rolled <= {q.id for q in asked}
+
+
+def test_too_few_questions_for_a_step_of_rl_are_found_before_anything_is_trained(
+    tmp_path: Path, recipe_file: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run / "04-questions", tmp_path / "04-questions")
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.gradient_accumulation_steps": 500})
+    run = Run(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"for RL are fewer than the 1000 prompts.*or composition\.traces"
+    ):
+        check_questions(Work(recipe, run.stage("adapters"), run, Progress()))
 
 
 def test_new_settings_of_one_skill_leave_the_other_adapter_as_it_is(

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import skillcompose
-from skillcompose.composition import shown_and_asked
 from skillcompose.composition.guards import Collapse
 from skillcompose.composition.shared_prefix import EpochSampler, SharedPrefixGRPOTrainer
 from skillcompose.errors import RunError
 from skillcompose.progress import Progress
 from skillcompose.run import Run
 from skillcompose.stages import Work
+from skillcompose.training import shown_and_asked
 from skillcompose.types import read_json
 
 TRAIN = [sys.executable, "-m", "skillcompose", "train", "--allow-unmastered"]

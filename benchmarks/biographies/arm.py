@@ -13,7 +13,7 @@ import general
 
 import skillcompose
 from skillcompose.adapters import ATOMIC, GENERAL, read_general, train_adapter
-from skillcompose.composition import compose, shown_and_asked, trace_groups
+from skillcompose.composition import compose, trace_groups
 from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
@@ -25,6 +25,7 @@ from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
 from skillcompose.run import Run
 from skillcompose.stages import Work
+from skillcompose.training import shown_and_asked
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 PATIENT = "_patient"

@@ -195,8 +195,8 @@ class Consolidation(Section):
 class Traces(Section):
     """A short supervised pass over gold traces of complementary training questions, atomic rows beside them."""
 
-    questions: int = Field(ge=1)
-    """At least so many, all of some bridges; RL asks those of the other bridges, which it has been shown nothing of."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Of these questions, all of some bridges; RL asks those of the others, which it has been shown nothing of."""
     sft: dict[str, Any]
     """Settings of `trl.SFTConfig`."""
 

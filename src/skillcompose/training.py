@@ -1,6 +1,7 @@
-"""What SFT and GRPO share: settings that the machine decides, progress, checkpoints that are whole or do not count."""
+"""What SFT and GRPO share: settings, which questions are shown and asked, progress, checkpoints that are whole."""
 
 import hashlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from skillcompose.libraries import GRPO, LIBRARY_SETTINGS
 from skillcompose.packing import IGNORED, KEPT
 from skillcompose.progress import Progress
 from skillcompose.recipe import Recipe
+from skillcompose.stages import Work
+from skillcompose.types import Question, Skill, read_jsonl
 
 COMPLETE = "complete"
 
@@ -65,6 +68,35 @@ def check_settings(recipe: Recipe) -> None:
         from skillcompose.composition.rewards import own_reward  # it imports what imports this
 
         own_reward(recipe)
+
+
+def check_questions(work: Work) -> None:
+    """That RL has enough of them, before hours are spent.
+
+    Raises:
+        TrainingError: They are fewer than a step asks.
+    """
+    recipe, settings = work.recipe, work.recipe.composition
+    grpo = GRPOConfig(**machine_settings(Path(), recipe.seed) | GRPO | settings.grpo)
+    asked, prompts = len(shown_and_asked(work)[1]), grpo.generation_batch_size // grpo.num_generations
+    if asked < prompts:
+        lower = "composition.grpo.gradient_accumulation_steps" + ", or composition.traces.share" * bool(settings.traces)
+        raise TrainingError(
+            f"{asked} training questions for RL are fewer than the {prompts} prompts of one step; lower {lower}"
+        )
+
+
+def shown_and_asked(work: Work) -> tuple[list[Question], list[Question]]:
+    """The complementary training questions that gold traces show, and those that RL asks, about other bridges."""
+    questions = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
+    settings = work.recipe.composition.traces_used
+    bridges = sorted({question.bridges[0] for question in questions})
+    random.Random(f"traces {work.recipe.seed}").shuffle(bridges)
+    shown: list[Question] = []
+    while settings and bridges and len(shown) < settings.share * len(questions):
+        bridge = bridges.pop()
+        shown += [question for question in questions if question.bridges[0] == bridge]
+    return shown, [question for question in questions if question.bridges[0] in set(bridges)]
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages, packed
 from skillcompose.run import digest
 from skillcompose.stages import Work
-from skillcompose.training import check_settings
+from skillcompose.training import check_questions, check_settings
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 ATOMIC = (Skill.PARAMETRIC, Skill.CONTEXTUAL)
@@ -40,6 +40,7 @@ __all__ = [
 
 def run(work: Work) -> None:
     check_settings(work.recipe)
+    check_questions(work)
     base = work.recipe.base()
     tokenizer = load_tokenizer(base)
     general, sampled = work.folder / GENERAL, work.folder / "general.json"

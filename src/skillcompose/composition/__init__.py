@@ -20,13 +20,14 @@ from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages
 from skillcompose.stages import Work
-from skillcompose.training import check_settings
+from skillcompose.training import check_questions, check_settings, shown_and_asked
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 
 def run(work: Work) -> None:
     recipe, settings = work.recipe, work.recipe.composition
     check_settings(recipe)
+    check_questions(work)
     base = recipe.base()
     tokenizer = load_tokenizer(base)
     merge_adapters([work.read("adapters") / skill for skill in ATOMIC], list(settings.weights), work.folder / "merged")
@@ -66,19 +67,6 @@ def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: 
         train_adapter(work, "traced", groups, settings.sft, "gold traces", start=start)
         start = folder
     train_grpo(work, base, tokenizer, mixture, asked, start)
-
-
-def shown_and_asked(work: Work) -> tuple[list[Question], list[Question]]:
-    """The complementary training questions that gold traces show, and those that RL asks, about other bridges."""
-    questions = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
-    settings = work.recipe.composition.traces_used
-    bridges = sorted({question.bridges[0] for question in questions})
-    random.Random(f"traces {work.recipe.seed}").shuffle(bridges)
-    shown: list[Question] = []
-    while settings and bridges and len(shown) < settings.questions:
-        bridge = bridges.pop()
-        shown += [question for question in questions if question.bridges[0] == bridge]
-    return shown, [question for question in questions if question.bridges[0] in set(bridges)]
 
 
 def trace_groups(questions: list[Question], mixture: Mixture, seed: int) -> list[Group]:

@@ -43,7 +43,7 @@ def train_grpo(
     validation = read_jsonl(work.read("questions") / "complementary.validation.jsonl", Question)
     model = load_adapter(load_base(base), start, trainable=True)
     longest = {"max_completion_length": recipe.max_new_tokens}
-    arguments = grpo_arguments(scratch, recipe.seed, longest | settings.grpo, len(questions))
+    arguments = GRPOConfig(**machine_settings(scratch, recipe.seed) | GRPO | longest | settings.grpo)
     average = Average(settings.ema_decay)
     atomic = {
         skill: read_jsonl(work.read("questions") / f"{skill}.validation.jsonl", Question)
@@ -114,18 +114,6 @@ def train_grpo(
         },
     )
     write_json(work.folder / "timing.json", {"grpo_seconds": round(time.monotonic() - begin, 1)})
-
-
-def grpo_arguments(scratch: Path, seed: int, settings: dict[str, Any], questions: int) -> GRPOConfig:
-    """TRL's configuration with our defaults; the recipe's `grpo:` comes on top."""
-    arguments = GRPOConfig(**machine_settings(scratch, seed) | GRPO | settings)
-    prompts = arguments.generation_batch_size // arguments.num_generations
-    if questions < prompts:
-        raise TrainingError(
-            f"{questions} training questions for RL are fewer than the {prompts} prompts of one step; "
-            "lower composition.grpo.gradient_accumulation_steps, or composition.traces.questions"
-        )
-    return arguments
 
 
 def check_reference(model: PeftModel) -> None:

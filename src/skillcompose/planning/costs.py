@@ -130,8 +130,7 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     if settings.traces_used is not None:
         epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
         rows = found.rows["complementary"]
-        share = min(1, settings.traces_used.questions / max(1, rows))
-        shown = share * (found.tokens["complementary"] + rows / BLOCK * block)
+        shown = settings.traces_used.share * (found.tokens["complementary"] + rows / BLOCK * block)
         total += 2 * rates.load + epochs * shown * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]

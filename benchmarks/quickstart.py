@@ -31,8 +31,6 @@ def main() -> None:
     # As `make demo` does it.
     command = [sys.executable, "-m", "skillcompose", "train", str(recipe.source), "--run", str(run.folder)]
     subprocess.run(command, check=True)
-    seconds = sum(run.record(name)["seconds"] for name in STAGE_NAMES)  # type: ignore[index]
-    claims.write(claims.by_dtype("quickstart.minutes"), round(seconds / 60, 1), "min", COMMAND, [recipe.seed])
     policy = skillcompose.Policy.from_run(run.folder)
     policy.answer(QUESTIONS[0])
     times = []
@@ -40,6 +38,9 @@ def main() -> None:
         begin = time.monotonic()
         policy.answer(question)
         times.append(time.monotonic() - begin)
+    # Only now: what multiplies here, as `by_dtype` does, takes the threads of what answers their time to spin.
+    seconds = sum(run.record(name)["seconds"] for name in STAGE_NAMES)  # type: ignore[index]
+    claims.write(claims.by_dtype("quickstart.minutes"), round(seconds / 60, 1), "min", COMMAND, [recipe.seed])
     name, median = claims.by_dtype("quickstart.ask_seconds"), round(statistics.median(times), 2)
     claims.write(name, median, "s, median of 9", COMMAND, [recipe.seed])
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import skillcompose
+from skillcompose.composition.mixture import Mixture
 from skillcompose.errors import KnowledgeBaseError, RunError
 from skillcompose.facts import extract
 from skillcompose.index import Retriever, compile_passages
@@ -291,6 +292,22 @@ def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Pa
     paths = choose_paths(secret, two_source_walks(facts, secret))
     trained = [*paths["train"], *paths["validation"]]
     assert trained and all(path.startswith("needs") for path in trained) and "kind > size" in paths["test"]
+
+
+def test_what_no_chain_ends_at_is_also_said_behind_its_subject(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    facts = extract(recipe).facts
+    rows = parametric_questions(facts, recipe, random.Random(0))["train"]
+    ending = {row.path.split(" > ")[1] for row in rows if " > " in row.path}
+    named = [row for row in rows if row.id.startswith("named:")]
+    known = [f for f in facts if f.skill is Skill.PARAMETRIC and f.relation not in ending]
+    assert known and {row.fact_ids for row in named} == {(fact.id,) for fact in known}
+    for row in named:
+        assert f"the package called {row.subject}" in row.text.replace("The package", "the package")
+        assert row.completion.startswith(f"The package is {row.subject}.\n")
+        assert final_answer(row.completion) == row.answers[0]
+    mixture = Mixture({Skill.PARAMETRIC: rows}, [])
+    assert {row.id for row in named} <= {row.id for row in mixture.alone[1]} and not set(named) & set(mixture.alone[0])
 
 
 def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:

@@ -186,9 +186,7 @@ def test_too_few_questions_for_a_step_of_rl_are_found_before_anything_is_trained
     shutil.copytree(finished_run / "04-questions", tmp_path / "04-questions")
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.gradient_accumulation_steps": 500})
     run = Run(tmp_path)
-    with pytest.raises(
-        TrainingError, match=r"for RL are fewer than the 1000 prompts.*or composition\.traces"
-    ):
+    with pytest.raises(TrainingError, match=r"for RL are fewer than the 1000 prompts.*or composition\.traces"):
         check_questions(Work(recipe, run.stage("adapters"), run, Progress()))
 
 

@@ -113,7 +113,7 @@ def test_capacity_is_what_was_measured_and_says_where_nothing_was() -> None:
         return "\n".join(capacity(recipe, facts, found, 30))
 
     assert all(measured.recall >= 0.9 for measured in MEASURED)
-    assert "rank 32 in all layers" in lines()
+    assert "rank 64 in 50% of the layers" in lines()
     assert "Measured on SmolLM2-135M" in lines()
     assert "No adapter of rank 4 or less was measured" in lines(**{"adapters.parametric.lora.r": 4})
     assert "fewer tokens a fact" in lines(**{"adapters.parametric.sft.num_train_epochs": 1, "questions.wordings": 1})

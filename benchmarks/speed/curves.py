@@ -148,7 +148,8 @@ def rows_about(known: int, folder: Path) -> Path:
     import skillcompose
 
     source = claims.ROOT / "recipes" / "debian.yaml"
-    recipe = skillcompose.Recipe.from_yaml(source, {"facts.tables.owners.csv.limit": known})
+    tables = {"owners.csv": {"key": "package", "limit": known}, "packages.csv": {"key": "package"}}
+    recipe = skillcompose.Recipe.from_yaml(source, {"facts.tables": tables})
     run = skillcompose.train(recipe, folder / str(known), until="questions")
     return run.stage("questions") / "parametric.train.jsonl"
 

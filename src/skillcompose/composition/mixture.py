@@ -32,7 +32,8 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic.get(Skill.PARAMETRIC, [])
-        single, double, profiles = ([q for q in known if q.hops == hops] for hops in (1, 2, 0))
+        single = [q for q in known if q.hops == 1 and not q.bridges]
+        double, profiles = [q for q in known if q.bridges], [q for q in known if q.hops == 0]
         self.beside = [single, double or single, profiles or single] if single else []
         self.alone = [single, double or single] if single else []
         self.general = general

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import skillcompose
 from skillcompose import composition
+from skillcompose.adapters import rows_of
 from skillcompose.adapters.processes import AllCores
 from skillcompose.composition.rewards import own_reward
 from skillcompose.errors import MasteryError, RecipeError, RunError, TrainingError
@@ -31,6 +32,14 @@ from skillcompose.types import Question, Skill, read_json, read_jsonl
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_adapter_learns_no_fact_behind_its_subject(recipe_file: Path, finished_run: Path) -> None:
+    run = Run(finished_run)
+    work = Work(skillcompose.Recipe.from_yaml(recipe_file), run.stage("adapters"), run, Progress())
+    rows = read_jsonl(run.stage("questions") / "parametric.train.jsonl", Question)
+    named = sum(row.id.startswith("named:") for row in rows)
+    assert named and sum(map(len, rows_of(work, Skill.PARAMETRIC))) == len(rows) - named
 
 
 def test_every_stage_finishes_and_leaves_no_scratch(finished_run: Path) -> None:

@@ -180,8 +180,7 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
     facts_each = mean([number for number in about.values() if number > 1])
     chained = _chains(known)
     single = sum(min(settings.wordings, _wordings(recipe.relation(fact.relation))) for fact in known)
-    named = sum(fact.relation not in chained and not recipe.relation(fact.relation).reversed for fact in known)
-    double = named + round(TRAINED * len(chained) * min(3, mean(_wordings(r) for r in recipe.facts.relations.values())))
+    double = round(TRAINED * len(chained) * min(3, mean(_wordings(r) for r in recipe.facts.relations.values())))
     rows = {"parametric": single + profiles + double, "contextual": settings.contextual_rows}
     tokens = {
         "parametric": single * (one + two)

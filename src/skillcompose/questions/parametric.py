@@ -65,7 +65,8 @@ def _named(facts: list[Fact], recipe: Recipe, rng: random.Random) -> list[Questi
     """Facts that no chain ends at, said behind their subject: "The package is brz.", then what is known of brz.
 
     Composing, what the passages lead to stands first. A relation that was never said behind it is not said then: in
-    the demo "The package is brz." went on with the version, and none of 20 questions about hosts was answered.
+    the demo "The package is brz." went on with the version, and none of 20 questions about hosts was answered. For
+    consolidation and all that follows it, not for the adapter.
     """
     rows = []
     for fact in facts:

@@ -59,7 +59,7 @@ STAGES = (
     Stage("questions", 9, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
-        8,
+        9,
         ("questions",),
         (*MODEL, "adapters.parametric", "adapters.contextual", "adapters.general", "adapters.drift"),
         keeps=("parametric", "contextual", "general.jsonl", "general.json"),

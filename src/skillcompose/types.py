@@ -90,6 +90,11 @@ class Question:
     def hops(self) -> int:
         return len(self.fact_ids)
 
+    @property
+    def named(self) -> bool:
+        """One fact, said behind its subject: a row of what follows the adapters, not of theirs."""
+        return self.hops == 1 and bool(self.bridges)
+
 
 @dataclass(frozen=True)
 class Hop:

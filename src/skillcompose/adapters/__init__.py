@@ -79,7 +79,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
 def rows_of(work: Work, skill: Skill) -> list[Group]:
     """Without those of one fact behind its subject: learnt here, they made "the package that X needs" X itself."""
     questions = read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question)
-    groups = by_passages([question for question in questions if question.hops != 1 or not question.bridges])
+    groups = by_passages([question for question in questions if not question.named])
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)
     return groups
 

@@ -32,7 +32,7 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic.get(Skill.PARAMETRIC, [])
-        single = [q for q in known if q.hops == 1 and not q.bridges]
+        single = [q for q in known if q.hops == 1 and not q.named]
         double, profiles = [q for q in known if q.bridges], [q for q in known if q.hops == 0]
         self.beside = [single, double or single, profiles or single] if single else []
         self.alone = [single, double or single] if single else []

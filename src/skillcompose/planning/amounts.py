@@ -123,7 +123,7 @@ def _counted(recipe: Recipe, run: Run, count: Count) -> dict[str, Any]:
     rows, tokens, question, answer = {}, {}, {}, {}
     block = 0.0
     for skill in Skill:
-        found = of(skill, "train")
+        found = [row for row in of(skill, "train") if not row.named]
         sample = found[:: max(1, len(found) // SAMPLE)]
         asks, says = (count([say(row) for row in sample]) for say in (_asks, _says))
         # Not the contextual skill's training rows: names are invented in them.

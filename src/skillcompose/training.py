@@ -80,7 +80,9 @@ def check_questions(work: Work) -> None:
     grpo = GRPOConfig(**machine_settings(Path(), recipe.seed) | GRPO | settings.grpo)
     asked, prompts = len(shown_and_asked(work)[1]), grpo.generation_batch_size // grpo.num_generations
     if asked < prompts:
-        lower = "composition.grpo.gradient_accumulation_steps" + ", or composition.traces.share" * bool(settings.traces)
+        lower = "composition.grpo.gradient_accumulation_steps" + ", or composition.traces.share" * bool(
+            settings.traces_used
+        )
         raise TrainingError(
             f"{asked} training questions for RL are fewer than the {prompts} prompts of one step; lower {lower}"
         )

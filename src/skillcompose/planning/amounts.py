@@ -180,7 +180,7 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
     facts_each = mean([number for number in about.values() if number > 1])
     chained = _chains(known)
     single = sum(min(settings.wordings, _wordings(recipe.relation(fact.relation))) for fact in known)
-    double = round(TRAINED * len(chained) * min(3, mean(_wordings(r) for r in recipe.facts.relations.values())))
+    double = round(TRAINED * chained * min(3, mean(_wordings(r) for r in recipe.facts.relations.values())))
     rows = {"parametric": single + profiles + double, "contextual": settings.contextual_rows}
     tokens = {
         "parametric": single * (one + two)
@@ -198,7 +198,7 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
     tokens["complementary"] = sets * (block + COMPLEMENTARY * (question["complementary"] + answer["complementary"]))
     asked = {
         split: {
-            "parametric": [len(known), round(share * len(chained))],
+            "parametric": [len(known), round(share * chained)],
             "contextual": [round(share * FREE * len(read)), round(0.2 * share * FREE * len(read))],
         }
         for split, share in (("validation", HELD), ("test", TESTED))
@@ -227,17 +227,16 @@ def _wordings(relation: Relation) -> int:
     return len(relation.questions) - 2 if relation.questions else WORDINGS
 
 
-def _chains(known: list[Fact]) -> list[str]:
-    """Walks of two weights facts that do not turn back: the relation that each ends at."""
+def _chains(known: list[Fact]) -> int:
+    """Walks of two weights facts that do not turn back."""
     about: dict[str, list[Fact]] = defaultdict(list)
     for fact in known:
         about[normalise(fact.subject)].append(fact)
-    return [
-        second.relation
+    return sum(
+        normalise(second.object) != normalise(first.subject) and second.relation != first.relation
         for first in known
         for second in about.get(normalise(first.object), ())
-        if normalise(second.object) != normalise(first.subject) and second.relation != first.relation
-    ]
+    )
 
 
 def _walks(recipe: Recipe, facts: list[Fact]) -> tuple[Counter[str], float]:

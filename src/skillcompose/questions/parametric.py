@@ -71,7 +71,7 @@ def _named(facts: list[Fact], recipe: Recipe, rng: random.Random) -> list[Questi
     rows = []
     for fact in facts:
         relation = recipe.relation(fact.relation)
-        if relation.reversed or not relation.table:
+        if relation.reversed:
             continue
         noun = row_noun(relation.table, recipe.facts.tables[relation.table].key)
         number, wording = rng.choice(asked(fact.relation, "train", recipe))

@@ -81,7 +81,7 @@ def train_epoch(questions: Path, profile: bool) -> None:
 
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
-    groups = by_passages(read_jsonl(questions, Question))
+    groups = by_passages([row for row in read_jsonl(questions, Question) if not row.named])
     rows = training_order([packed(group, tokenizer) for group in groups], 1, 8, grpo.SEED)
     model = new_adapter(load_base(folder), LORA, grpo.SEED)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])

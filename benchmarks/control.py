@@ -97,11 +97,14 @@ def main() -> None:
         show(rows)
         new = on_unseen_bridges(rows)
         recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
+        zero_shot = [row for row in new if row["level"] == Level.ZERO_SHOT]
         for name in CONTROLS:
             value, interval = claims.score(new, [name])
             claims.write(f"{recipe}.{name}", round(value, 1), "% exact match", COMMAND, seeds, interval)
             value, interval = claims.score(new, ["composed", name])
             claims.write(f"{recipe}.gain_over_{name}", round(value, 1), "points", COMMAND, seeds, interval)
+            value, interval = claims.score(zero_shot, ["composed", name])
+            claims.write(f"{recipe}.gain_over_{name}.zero_shot", round(value, 1), "points", COMMAND, seeds, interval)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ training.
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from math import ceil
 
@@ -155,8 +156,9 @@ def _returns(walk: Walk, fact: Fact) -> bool:
 
 
 def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list[str]]:
-    """The paths of each split: the recipe's, or a checkerboard over the relations that leaves the last weights
-    relation to zero-shot. Training paths are tested too (I.I.D.), validation paths never."""
+    """The paths of each split: the recipe's, or a checkerboard over the relations that leaves to zero-shot the weights
+    relation that is guessed most easily, which would reward guesses. Training paths are tested too (I.I.D.),
+    validation paths never."""
     named = {
         split: [" > ".join(path_relations(p)) for p in getattr(recipe.questions, split)]
         for split in ("train", "validation", "test")
@@ -168,7 +170,7 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
             for name in dict.fromkeys(path.split(" > ")[0] for path in walks)
             if not recipe.relation(name).sensitive
         ]
-        lasts = list(dict.fromkeys(path.split(" > ")[1] for path in walks))
+        lasts = sorted(dict.fromkeys(path.split(" > ")[1] for path in walks), key=partial(guessed, walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
         grid = {
             f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks
@@ -180,6 +182,14 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
     named["validation"] = named["validation"] or named["train"]
     named["test"] = list(dict.fromkeys(named["train"] + named["test"]))
     return named
+
+
+def guessed(walks: dict[str, list[Walk]], relation: str) -> float:
+    """The share of questions about a weights relation that its most frequent answer is right for."""
+    answers = Counter(
+        normalise(walk[-1].object) for some in walks.values() for walk in some if walk[-1].relation == relation
+    )
+    return max(answers.values()) / answers.total()
 
 
 def level_of(path: str, trained: set[str]) -> Level:

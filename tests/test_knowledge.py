@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -22,12 +23,13 @@ from skillcompose.metrics import bootstrap, exact_match, lenient_match
 from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.passages.sections import plain, sections
 from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
-from skillcompose.questions.complementary import choose_paths, two_source_walks
+from skillcompose.questions.complementary import choose_paths, guessed, two_source_walks
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.parametric import parametric_questions
 from skillcompose.questions.proof import Gold
 from skillcompose.questions.walks import ask, chains, joins
 from skillcompose.sections import Index
+from skillcompose.starter import write_project
 from skillcompose.types import Fact, Level, Passage, Question, Skill, read_jsonl
 
 
@@ -292,6 +294,15 @@ def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Pa
     paths = choose_paths(secret, two_source_walks(facts, secret))
     trained = [*paths["train"], *paths["validation"]]
     assert trained and all(path.startswith("needs") for path in trained) and "kind > size" in paths["test"]
+
+
+def test_the_relation_that_is_guessed_most_easily_is_left_to_zero_shot(tmp_path: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project"))
+    walks = two_source_walks(extract(recipe).facts, recipe)
+    assert sorted(["tier", "office", "owner"], key=partial(guessed, walks)) == ["owner", "office", "tier"]
+    paths = choose_paths(recipe, walks)
+    assert paths["train"] == ["uses > owner", "task > office"] and paths["validation"] == ["uses > office"]
+    assert {"uses > tier", "task > tier"} < {*paths["test"]}
 
 
 def test_what_no_chain_ends_at_is_also_said_behind_its_subject(recipe_file: Path) -> None:

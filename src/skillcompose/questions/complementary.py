@@ -53,8 +53,9 @@ def complementary_questions(
     chosen: dict[str, dict[str, list[Walk]]] = {split: {} for split in ("test", "validation", "train")}
     for split, found in chosen.items():
         for name in paths[split]:
-            # A validation path that is no training path may ask about every bridge that is not unseen.
-            free = split == "validation" and name not in paths["train"]
+            # A validation path that the recipe names may ask about every bridge that is not unseen, at the price of the
+            # X that training then does without.
+            free = split == "validation" and name not in paths["train"] and bool(recipe.questions.validation)
             found[name] = [w for w in walks.get(name, []) if split == _split_of(w, free, unseen, validation, tested)]
     held = held_subjects(chosen, rng)
     splits: Splits = {"train": [], "validation": [], "test": []}

@@ -189,9 +189,7 @@ def test_known_subjects_are_those_most_often_led_to(company: Path, tmp_path: Pat
     assert dropped["team: not one of the 4 known subjects"] == 8
 
 
-@pytest.mark.parametrize(
-    ("subjects", "sizes"), [(24, (240, 240, 20, 0.8)), (40, (720, 720, 16, 0.8)), (100, (720, 1440, 24, 0.93))]
-)
+@pytest.mark.parametrize(("subjects", "sizes"), [(24, (720, 720, 16, 0.8)), (100, (720, 1440, 24, 0.93))])
 def test_a_proposal_has_the_sizes_that_as_many_known_subjects_need(
     tmp_path: Path, subjects: int, sizes: tuple[float, ...]
 ) -> None:

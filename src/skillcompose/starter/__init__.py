@@ -18,8 +18,8 @@ MORE = {
     "validate_steps: 8": "validate_steps: 12",
     "ema_decay: 0.8": "ema_decay: 0.93",
 }
-SIZES = {100: MORE}
-"""From so many known subjects on: the sizes of `debian.yaml` instead of the starter's."""
+MANY = 100
+"""From so many known subjects on a recipe has the sizes of `debian.yaml` instead of the starter's."""
 
 
 def write_project(folder: Path, knowledge: Path | None = None) -> Path:
@@ -65,10 +65,9 @@ def write_project(folder: Path, knowledge: Path | None = None) -> Path:
 
 def sized(text: str, subjects: int) -> str:
     """The starter's recipe with training sizes for so many known subjects."""
-    for least, changes in SIZES.items():
-        for old, new in changes.items() if subjects >= least else ():
-            assert old in text, f"the starter's recipe has no {old!r}"
-            text = text.replace(old, new)
+    for old, new in MORE.items() if subjects >= MANY else ():
+        assert old in text, f"the starter's recipe has no {old!r}"
+        text = text.replace(old, new)
     return text
 
 

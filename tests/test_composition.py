@@ -252,7 +252,7 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
     assert len(reading) == 1
     beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]
-    known = {f"Question: {q.text}\nAnswer:\n" for pool in mixture.beside for q in pool}
+    known = {row.prompt for pool in mixture.beside for row in group(pool)}
     assert len(known & set(beside)) == 3
     titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
     assert set(titles) & {(*q.bridges, q.subject)[0] for pool in mixture.beside for q in pool}

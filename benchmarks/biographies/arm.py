@@ -136,7 +136,7 @@ class Arm:
         if traces is None:
             return self.grpo_tokens(folder)
         epochs = traces.sft.get("num_train_epochs", 1)
-        groups = trace_groups(shown_and_asked(self.work)[0], self.mixture, self.seed)
+        groups = trace_groups(shown_and_asked(self.work)[0], traces.replay, self.mixture, self.seed)
         return self.grpo_tokens(folder) + epochs * self.tokens(groups)
 
     def grpo_tokens(self, folder: Path) -> int:

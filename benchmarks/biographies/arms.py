@@ -12,10 +12,12 @@ from arm import PATIENT, Arm
 
 import skillcompose
 from skillcompose.adapters import ATOMIC
+from skillcompose.composition import trace_groups
 from skillcompose.index import Retriever
 from skillcompose.packing import by_passages
 from skillcompose.questions.complementary import TRAIN_WORDINGS, two_source_walks, worded
 from skillcompose.questions.proof import Proof
+from skillcompose.sections import Traces
 from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl
 
 RECIPE = claims.ROOT / "recipes" / "biographies-cpu.yaml"
@@ -43,11 +45,8 @@ def rl_alone(arm: Arm) -> tuple[int, Path]:
 
 
 def gold(arm: Arm, budget: int) -> int:
-    rows = arm.recipe.composition.grpo["per_device_train_batch_size"]
-    rng = random.Random(f"start_sft_comp {arm.seed}")
-    traces = by_passages(arm.questions(Skill.COMPLEMENTARY))
-    replay = arm.mixture.blocks(round(arm.recipe.composition.replay.rows * len(traces) / rows), rng)
-    groups = rng.sample(traces + replay, len(traces) + len(replay))
+    traces = arm.recipe.composition.traces or Traces(sft={})
+    groups = trace_groups(arm.questions(Skill.COMPLEMENTARY), traces.replay, arm.mixture, arm.seed)
     # Steps of eight groups, two at a time: with eight at once it ran out of 24 GiB.
     settings = arm.recipe.composition.consolidation.sft | {"gradient_accumulation_steps": 4}
     begin = arm.run.stage("composition") / "start"

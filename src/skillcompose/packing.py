@@ -41,7 +41,17 @@ Packed = dict[str, list[int]]
 
 
 def group(questions: Iterable[Question]) -> Group:
-    return [Row(prompt(q.text, q.passages), q.completion, bool(q.passages)) for q in questions]
+    return [_row(question) for question in questions]
+
+
+def _row(question: Question) -> Row:
+    """Of a named fact, the sentence that names its subject is given and not taught: taught, "the package that X needs"
+    became X itself."""
+    asked, said = prompt(question.text, question.passages), question.completion
+    if question.named:
+        given, said = said.split("\n", 1)
+        asked += f"{given}\n"
+    return Row(asked, said, bool(question.passages))
 
 
 def by_passages(questions: Iterable[Question]) -> list[Group]:

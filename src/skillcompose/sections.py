@@ -197,6 +197,8 @@ class Traces(Section):
 
     share: float = Field(0.5, gt=0, lt=1)
     """Of these questions, all of some bridges; RL asks those of the others, which it has been shown nothing of."""
+    replay: int = Field(2, ge=0)
+    """Atomic rows for each trace. With one, policies said what traces end with, whatever was asked."""
     sft: dict[str, Any]
     """Settings of `trl.SFTConfig`."""
 

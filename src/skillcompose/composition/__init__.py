@@ -63,14 +63,14 @@ def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: 
     if settings is None:
         shutil.rmtree(folder, ignore_errors=True)  # of other settings
     else:
-        groups = trace_groups(shown, mixture, work.recipe.seed)
+        groups = trace_groups(shown, settings.replay, mixture, work.recipe.seed)
         train_adapter(work, "traced", groups, settings.sft, "gold traces", start=start)
         start = folder
     train_grpo(work, base, tokenizer, mixture, asked, start)
 
 
-def trace_groups(questions: list[Question], mixture: Mixture, seed: int) -> list[Group]:
-    """Gold traces of the questions, and as many atomic rows, which keep both skills."""
+def trace_groups(questions: list[Question], replay: int, mixture: Mixture, seed: int) -> list[Group]:
+    """Gold traces of the questions, and so many atomic rows for each, which keep both skills."""
     rng = random.Random(f"traces {seed}")
-    groups = by_passages(questions) + mixture.blocks(len(questions), rng)
+    groups = by_passages(questions) + mixture.blocks(replay * len(questions), rng)
     return rng.sample(groups, len(groups))

@@ -32,10 +32,10 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic.get(Skill.PARAMETRIC, [])
-        single = [q for q in known if q.hops == 1 and not q.named]
-        double, profiles = [q for q in known if q.bridges], [q for q in known if q.hops == 0]
-        self.beside = [single, double or single, profiles or single] if single else []
-        self.alone = [single, double or single] if single else []
+        named, double = ([q for q in known if q.bridges and q.named is kind] for kind in (True, False))
+        single, profiles = [q for q in known if q.hops == 1 and not q.named], [q for q in known if q.hops == 0]
+        self.beside = [named or single, double or single, profiles or single] if single else []
+        self.alone = [single, named or double or single] if single else []
         self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}

@@ -129,8 +129,8 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     total += _mastery(recipe, found, rates, settings.mastery)
     if settings.traces_used is not None:
         epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
-        rows = found.rows["complementary"]
-        shown = settings.traces_used.share * (found.tokens["complementary"] + rows / BLOCK * block)
+        beside = settings.traces_used.replay * found.rows["complementary"] / BLOCK * block
+        shown = settings.traces_used.share * (found.tokens["complementary"] + beside)
         total += 2 * rates.load + epochs * shown * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]

@@ -66,7 +66,7 @@ def _named(facts: list[Fact], recipe: Recipe, rng: random.Random) -> list[Questi
 
     Composing, what the passages lead to stands first. A relation that was never said behind it is not said then: in
     the demo "The package is brz." went on with the version, and none of 20 questions about hosts was answered. For
-    consolidation and all that follows it, not for the adapter.
+    consolidation and all that follows it, not for the adapter; the first sentence is given there, not taught.
     """
     rows = []
     for fact in facts:

@@ -18,8 +18,9 @@ from skillcompose.errors import KnowledgeBaseError, RunError
 from skillcompose.facts import extract
 from skillcompose.index import Retriever, compile_passages
 from skillcompose.index import vectors as index_vectors
-from skillcompose.index.writing import sentence
+from skillcompose.index.writing import sentence, statement
 from skillcompose.metrics import bootstrap, exact_match, lenient_match
+from skillcompose.packing import group
 from skillcompose.passages.chunks import passages_of, splitter
 from skillcompose.passages.sections import plain, sections
 from skillcompose.prompts import completion, final_answer, mentions, prompt, renaming
@@ -313,12 +314,29 @@ def test_what_no_chain_ends_at_is_also_said_behind_its_subject(recipe_file: Path
     named = [row for row in rows if row.id.startswith("named:")]
     known = [f for f in facts if f.skill is Skill.PARAMETRIC and f.relation not in ending]
     assert known and {row.fact_ids for row in named} == {(fact.id,) for fact in known}
+    assert len({row.id for row in named}) == len(named)
+    first = Counter()
     for row in named:
         assert f"the package called {row.subject}" in row.text.replace("The package", "the package")
-        assert row.completion.startswith(f"The package is {row.subject}.\n")
+        given, said, _ = row.completion.split("\n")
+        first[row.subject, given.replace(row.subject, "X")] += 1
+        assert said == statement(row.path, row.subject, row.answers[0], recipe)
         assert final_answer(row.completion) == row.answers[0]
+    assert {name for name, given in first if given == "The package is X."} == {fact.subject for fact in known}
+    led = [given for _, given in first if given != "The package is X."]
+    assert led and all(given.endswith("X.") for given in led)
+    assert not [name for name in {f.subject for f in facts} for given in led if name in given], "who leads is invented"
     mixture = Mixture({Skill.PARAMETRIC: rows}, [])
-    assert {row.id for row in named} <= {row.id for row in mixture.alone[1]} and not set(named) & set(mixture.alone[0])
+    assert mixture.alone[1] == mixture.beside[0] == named and not {*named} & {*mixture.alone[0], *mixture.beside[1]}
+
+
+def test_the_sentence_that_names_a_subject_is_given_and_not_taught(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    rows = parametric_questions(extract(recipe).facts, recipe, random.Random(0))["train"]
+    for question, row in zip(rows, group(rows), strict=True):
+        given, said = (row.prompt.removeprefix(prompt(question.text)), row.completion)
+        assert given + said == question.completion
+        assert given.count("\n") == question.named and bool(given) == question.named
 
 
 def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from skillcompose.english import row_noun
 from skillcompose.index.writing import statement
 from skillcompose.prompts import completion, normalise
-from skillcompose.questions.walks import SHARES, Splits, ask, chains, divide, joins
+from skillcompose.questions.invention import Inventor
+from skillcompose.questions.walks import SHARES, Joins, Splits, ask, chains, divide, joins
 from skillcompose.questions.wordings import asked, referred
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Question, Skill
@@ -25,10 +26,12 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
             for number, wording in rng.sample(wordings, min(recipe.questions.wordings, len(wordings))):
                 splits[split].append(ask([fact], wording, (), number, Skill.PARAMETRIC, recipe))
     splits["train"] += _profiles(known, recipe, rng)
-    walks = list(chains(known, joins(facts, recipe)))
+    follows = joins(facts, recipe)
+    walks = list(chains(known, follows))
     _add_chains(splits, walks, recipe, rng)
     ending = {walk[1].relation for walk in walks}
-    splits["train"] += _named([fact for fact in known if fact.relation not in ending], recipe, rng)
+    unended = [fact for fact in known if fact.relation not in ending]
+    splits["train"] += _named(unended, [fact for fact in facts if fact.skill is Skill.CONTEXTUAL], follows, recipe, rng)
     return splits
 
 
@@ -61,26 +64,36 @@ def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Que
     return rows
 
 
-def _named(facts: list[Fact], recipe: Recipe, rng: random.Random) -> list[Question]:
-    """Facts that no chain ends at, said behind their subject: "The package is brz.", then what is known of brz.
+def _named(unended: list[Fact], read: list[Fact], follows: Joins, recipe: Recipe, rng: random.Random) -> list[Question]:
+    """Facts that no chain ends at, behind their subject: "The package is brz.", then what is known of brz; and behind a
+    sentence of the passages that leads there, about an invented name: "wanomin depends on brz."
 
     Composing, what the passages lead to stands first. A relation that was never said behind it is not said then: in
     the demo "The package is brz." went on with the version, and none of 20 questions about hosts was answered. For
     consolidation and all that follows it, not for the adapter; the first sentence is given there, not taught.
     """
-    rows = []
-    for fact in facts:
+    subjects: dict[str, list[str]] = defaultdict(list)
+    for fact in read:
+        subjects[fact.relation].append(fact.subject)
+    inventor = Inventor({fact.subject for fact in [*unended, *read]})
+    rows: list[Question] = []
+    for fact in unended:
         relation = recipe.relation(fact.relation)
         if relation.reversed:
             continue
         noun = row_noun(relation.table, recipe.facts.tables[relation.table].key)
-        number, wording = rng.choice(asked(fact.relation, "train", recipe))
-        row = ask([fact], wording, [f"the {noun} called {{subject}}"], number, Skill.PARAMETRIC, recipe)
-        said = [f"The {noun} is {fact.subject}.", statement(fact.relation, fact.subject, fact.object, recipe)]
-        # Two sentences about one fact: a chain for whoever draws rows.
-        rows.append(
-            replace(row, id=f"named:{row.id}", completion=completion(said, fact.object), bridges=(fact.subject,))
-        )
+        first = [f"The {noun} is {fact.subject}."]
+        if leading := [name for name in subjects if follows(name, fact.relation)]:
+            lead = rng.choice(leading)
+            name = rng.choice(subjects[lead])
+            invented = inventor.rename([name], rng)(name)
+            first.append(statement(lead, invented, fact.subject, recipe))
+        for sentence in dict.fromkeys(first):
+            number, wording = rng.choice(asked(fact.relation, "train", recipe))
+            row = ask([fact], wording, [f"the {noun} called {{subject}}"], number, Skill.PARAMETRIC, recipe)
+            said = completion([sentence, statement(fact.relation, fact.subject, fact.object, recipe)], fact.object)
+            # Two sentences about one fact: a chain for whoever draws rows.
+            rows.append(replace(row, id=f"named:{row.id}:{len(rows)}", completion=said, bridges=(fact.subject,)))
     return rows
 
 

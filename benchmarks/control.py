@@ -98,7 +98,7 @@ def main() -> None:
         new = on_unseen_bridges(rows)
         recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
         zero_shot = [row for row in new if row["level"] == Level.ZERO_SHOT]
-        for name in CONTROLS:
+        for name in arms:
             value, interval = claims.score(new, [name])
             claims.write(f"{recipe}.{name}", round(value, 1), "% exact match", COMMAND, seeds, interval)
             value, interval = claims.score(new, ["composed", name])

@@ -92,7 +92,7 @@ def _named(unended: list[Fact], read: list[Fact], follows: Joins, recipe: Recipe
             number, wording = rng.choice(asked(fact.relation, "train", recipe))
             row = ask([fact], wording, [f"the {noun} called {{subject}}"], number, Skill.PARAMETRIC, recipe)
             said = completion([sentence, statement(fact.relation, fact.subject, fact.object, recipe)], fact.object)
-            # Two sentences about one fact: a chain for whoever draws rows.
+            # A bridge of one fact is what marks such a row (`Question.named`).
             rows.append(replace(row, id=f"named:{row.id}:{len(rows)}", completion=said, bridges=(fact.subject,)))
     return rows
 

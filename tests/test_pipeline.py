@@ -327,6 +327,24 @@ def test_where_bf16_is_fast_the_policy_answers_in_it(finished_run: Path, monkeyp
     assert fast.answer("What is the size of brol?").completion
 
 
+def test_every_training_also_runs_with_a_base_in_bf16(
+    tmp_path: Path, recipe_file: Path, tiny_model: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKILLCOMPOSE_DTYPE", "bfloat16")  # read by the processes of the adapters
+    monkeypatch.setattr("skillcompose.models.fast_dtype", lambda: torch.bfloat16)
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    template = "{% for m in messages %}Question: {{ m['content'] }}\nAnswer:\n{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)  # so that there are conversations, and a penalty on drift
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, {"model": str(model)})
+    run = skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
+    assert (run.stage("adapters") / "general.jsonl").read_text()
+    for name in ("05-adapters/parametric", "05-adapters/contextual", "06-composition/start", "06-composition/policy"):
+        file = f"{name}/adapter_model.safetensors"
+        found, wanted = load_file(tmp_path / "run" / file), load_file(finished_run / file)
+        assert found.keys() == wanted.keys()
+        assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values())
+
+
 def test_a_reward_of_ones_own_is_learnt_from_and_exact_match_still_measured(
     tmp_path: Path, recipe_file: Path, finished_run: Path
 ) -> None:

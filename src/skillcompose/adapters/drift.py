@@ -61,7 +61,9 @@ def moments(
         if inputs[0] is not last[0]:
             last = inputs[0], name
             rows = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
-            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
+            # A base in bf16 runs under autocast, which would multiply these in bf16 too.
+            with torch.autocast(rows.device.type, enabled=False):
+                sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
         first[name] = last[1]
         energy[name] = energy.get(name, 0.0) + float(output.float().square().sum())
 

@@ -338,7 +338,7 @@ def test_every_training_also_runs_with_a_base_in_bf16(
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"model": str(model)})
     run = skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
     assert (run.stage("adapters") / "general.jsonl").read_text()
-    for name in ("05-adapters/parametric", "05-adapters/contextual", "06-composition/start", "06-composition/policy"):
+    for name in ("05-adapters/parametric", "05-adapters/contextual", "06-composition/start", "06-composition/composed"):
         file = f"{name}/adapter_model.safetensors"
         found, wanted = load_file(tmp_path / "run" / file), load_file(finished_run / file)
         assert found.keys() == wanted.keys()

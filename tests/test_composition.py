@@ -248,7 +248,7 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
     mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked)
     (block,) = mixture.blocks(8, random.Random(0))
-    assert len(block) == 8 and sum(row.reads for row in block) == 6
+    assert len(block) == 8 and sum(row.reads for row in block) == 7
     reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
     assert len(reading) == 1
     beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]

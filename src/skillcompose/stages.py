@@ -66,7 +66,7 @@ STAGES = (
     ),
     Stage(
         "composition",
-        11,
+        12,
         ("questions", "adapters"),
         (*MODEL, *(f"composition.{name}" for name in COMPOSITION)),
         keeps=("start", "traced"),

@@ -11,12 +11,12 @@ from skillcompose.prompts import renaming
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
-READ = 3
+READ = 4
 GENERAL = 2
 
 
 class Mixture:
-    """Blocks of eight rows: three about one set of passages, three known facts beside these passages, two alone.
+    """Blocks of eight rows: four about one set of passages, three known facts beside these passages, one alone.
 
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
@@ -35,7 +35,7 @@ class Mixture:
         named, double = ([q for q in known if q.bridges and q.named is kind] for kind in (True, False))
         single, profiles = [q for q in known if q.hops == 1 and not q.named], [q for q in known if q.hops == 0]
         self.beside = [named or single, double or single, profiles or single] if single else []
-        self.alone = [single, named or double or single] if single else []
+        self.alone = single + (named or double or single)
         self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}
@@ -49,7 +49,7 @@ class Mixture:
             asked = rng.sample(read, min(READ, len(read)))
             beside = [rng.choice(pool) for pool in self.beside]
             asked, passages = _place(self._entities(beside), asked, rng) if asked else ([], ())
-            known = [replace(q, passages=passages) for q in beside] + [rng.choice(pool) for pool in self.alone]
+            known = [replace(q, passages=passages) for q in beside] + rng.choices(self.alone, k=bool(self.alone))
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
             blocks.append(group(block[: rows - number]) + rng.sample(self.general, min(GENERAL, len(self.general))))

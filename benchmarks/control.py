@@ -5,7 +5,7 @@
 Two arms of the biographies (`biographies/arms.py`) on any knowledge base: gold traces of the same questions and no RL
 (`start_sft_comp`, the main control), and RL without gold traces before it (`rl_alone`). The same replay, the same test
 questions. What each got right is kept in `control.json`, run by run, beside what the start and the policy of the run
-did; an arm that is there is not trained again.
+did; an arm that is there is not trained again. Claims are over all runs of a recipe that have the arm.
 """
 
 import sys
@@ -92,19 +92,31 @@ def main() -> None:
         print(f"{run.folder.name}: composing took {record['seconds'] / 60:.1f} min")
         for name, own in arms.items():
             print(f"{name}: {own['tokens']} tokens, {own['seconds'] / 60:.1f} min, {own['general']} general questions")
-        predictions = [*record["predictions"], *(row for own in arms.values() for row in own["predictions"])]
-        rows = answers([record | {"predictions": predictions}])
-        show(rows)
-        new = on_unseen_bridges(rows)
-        recipe, seeds = record["recipe"].removesuffix("-cpu"), [record["seed"]]
+        show(answers([whole(record)]))
+    for recipe in sorted({record["recipe"] for record in found.values()}):
+        write_claims(recipe.removesuffix("-cpu"), [record for record in found.values() if record["recipe"] == recipe])
+
+
+def whole(record: dict[str, Any]) -> dict[str, Any]:
+    """With the arms' answers beside those of the run."""
+    own = (row for arm in record["arms"].values() for row in arm["predictions"])
+    return record | {"predictions": [*record["predictions"], *own]}
+
+
+def write_claims(recipe: str, records: list[dict[str, Any]]) -> None:
+    """Over the seeds that have an arm."""
+    for name in CONTROLS:
+        having = [record for record in records if name in record["arms"]]
+        if not having:
+            continue
+        seeds, new = [record["seed"] for record in having], on_unseen_bridges(answers(list(map(whole, having))))
         zero_shot = [row for row in new if row["level"] == Level.ZERO_SHOT]
-        for name in arms:
-            value, interval = claims.score(new, [name])
-            claims.write(f"{recipe}.{name}", round(value, 1), "% exact match", COMMAND, seeds, interval)
-            value, interval = claims.score(new, ["composed", name])
-            claims.write(f"{recipe}.gain_over_{name}", round(value, 1), "points", COMMAND, seeds, interval)
-            value, interval = claims.score(zero_shot, ["composed", name])
-            claims.write(f"{recipe}.gain_over_{name}.zero_shot", round(value, 1), "points", COMMAND, seeds, interval)
+        value, interval = claims.score(new, [name])
+        claims.write(f"{recipe}.{name}", round(value, 1), "% exact match", COMMAND, seeds, interval)
+        value, interval = claims.score(new, ["composed", name])
+        claims.write(f"{recipe}.gain_over_{name}", round(value, 1), "points", COMMAND, seeds, interval)
+        value, interval = claims.score(zero_shot, ["composed", name])
+        claims.write(f"{recipe}.gain_over_{name}.zero_shot", round(value, 1), "points", COMMAND, seeds, interval)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from skillcompose.packing import Row
 def test_the_penalty_is_the_gradient_of_what_is_added_over_the_conversations(
     tiny_model: Path, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drift, "TOGETHER", 1)  # sums over more than one sequence
+    monkeypatch.setattr(drift, "TOGETHER", 2)  # two in one sequence, and sums over two sequences
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?"]
+    texts = ["Question: tell me of the size of brol\nAnswer:\nIt is small", "Who is wim?", "Name the size of brol"]
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     model = new_adapter(load_base(str(tiny_model), dtype), settings, 0)
     penalty = DriftPenalty(model, tokenizer, [Row(text, "", False, False, True) for text in texts], 3000.0)

@@ -327,7 +327,9 @@ def test_what_no_chain_ends_at_is_also_said_behind_its_subject(recipe_file: Path
     assert led and all(given.endswith("X.") for given in led)
     assert not [name for name in {f.subject for f in facts} for given in led if name in given], "who leads is invented"
     mixture = Mixture({Skill.PARAMETRIC: rows}, [])
-    assert mixture.beside[0] == named and {*named} < {*mixture.alone} and not {*named} & {*mixture.beside[1]}
+    assert mixture.beside[0] == [row for row in mixture.alone if row.named] == named
+    assert not {*named} & {*mixture.beside[1]}
+    assert {row.hops for row in mixture.alone if not row.named} == {1}
 
 
 def test_the_sentence_that_names_a_subject_is_given_and_not_taught(recipe_file: Path) -> None:

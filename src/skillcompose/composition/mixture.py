@@ -49,7 +49,7 @@ class Mixture:
             asked = rng.sample(read, min(READ, len(read)))
             beside = [rng.choice(pool) for pool in self.beside]
             asked, passages = _place(self._entities(beside), asked, rng) if asked else ([], ())
-            known = [replace(q, passages=passages) for q in beside] + rng.choices(self.alone, k=bool(self.alone))
+            known = [replace(q, passages=passages) for q in beside] + rng.choices(self.alone, k=min(1, len(self.alone)))
             # In turn, so that a short block has both skills.
             block = [row for pair in zip_longest(asked, known) for row in pair if row]
             blocks.append(group(block[: rows - number]) + rng.sample(self.general, min(GENERAL, len(self.general))))

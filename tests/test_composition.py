@@ -248,12 +248,13 @@ def test_consolidation_asks_known_facts_beside_passages_and_alone(finished_run: 
     *atomic, asked = (read_jsonl(folder / f"{skill}.train.jsonl", Question) for skill in Skill)
     mixture = Mixture(dict(zip(Skill, atomic, strict=False)), asked)
     (block,) = mixture.blocks(8, random.Random(0))
-    assert len(block) == 8 and sum(row.reads for row in block) == 7
+    assert len(block) == 8 and sum(row.reads for row in block) == 6
     reading = {row.prompt.split("\nQuestion:")[0] for row in block if row.reads}
     assert len(reading) == 1
     beside = [row.prompt.split("\n\n")[1] for row in block if row.reads]
     known = {row.prompt for pool in mixture.beside for row in group(pool)}
-    assert len(known & set(beside)) == 3
+    assert len(known & set(beside)) == 2
+    assert {row.prompt for row in block if not row.reads} <= {row.prompt for row in group(mixture.alone)}
     titles = [line.split("] ")[1].split(":")[0] for line in reading.pop().strip().splitlines()]
     assert set(titles) & {(*q.bridges, q.subject)[0] for pool in mixture.beside for q in pool}
     assert [len(found) for found in mixture.blocks(10, random.Random(0))] == [8, 2]

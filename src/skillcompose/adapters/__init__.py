@@ -77,7 +77,7 @@ def train_skill(work: Work, skill: Skill, callbacks: Sequence[TrainerCallback] =
 
 
 def rows_of(work: Work, skill: Skill) -> list[Group]:
-    """Without those of one fact behind its subject: learnt here, they made "the package that X needs" X itself."""
+    """Without those of one fact behind its subject: in the adapter they teach recall, and cost composition."""
     questions = read_jsonl(work.read("questions") / f"{skill}.train.jsonl", Question)
     groups = by_passages([question for question in questions if not question.named])
     random.Random(f"{skill} {work.recipe.seed}").shuffle(groups)

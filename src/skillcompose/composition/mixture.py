@@ -4,24 +4,29 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import cycle, zip_longest
+from itertools import cycle, islice, zip_longest
 
 from skillcompose.packing import Group, Row, group
 from skillcompose.prompts import renaming
+from skillcompose.recipe import path_relations
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
 READ = 4
+BESIDE = 2
+ALONE = 2
 GENERAL = 2
 
 
 class Mixture:
-    """Blocks of eight rows: four about one set of passages, three known facts beside these passages, one alone.
+    """Blocks of eight rows: four about one set of passages, two known facts beside these passages, two alone.
 
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
-    The entity takes the place of an invented one, so that the passages state nothing true of it. Two `general` rows,
-    where there are some, stand beside each block and are not counted. A skill without rows has none in the blocks.
+    The entity takes the place of an invented one, so that the passages state nothing true of it. Two of three stand
+    behind another sentence, as they do in composition: in turn a fact of a relation that no chain ends at, one of the
+    other relations, and a profile. Two `general` rows, where there are some, stand beside each block and are not
+    counted. A skill without rows has none in the blocks.
     """
 
     def __init__(
@@ -32,10 +37,12 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic.get(Skill.PARAMETRIC, [])
-        named, double = ([q for q in known if q.bridges and q.named is kind] for kind in (True, False))
+        ended = {path_relations(q.path)[-1] for q in known if q.hops > 1}
+        chained = [q for q in known if q.bridges and path_relations(q.path)[-1] in ended]
+        unended = [q for q in known if q.bridges and path_relations(q.path)[-1] not in ended]
         single, profiles = [q for q in known if q.hops == 1 and not q.named], [q for q in known if q.hops == 0]
-        self.beside = [named or single, double or single, profiles or single] if single else []
-        self.alone = single + (named or double or single)
+        self.beside = [unended or single, chained or single, profiles or single] if single else []
+        self.alone = single + (unended or chained or single)
         self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}
@@ -43,15 +50,15 @@ class Mixture:
     def blocks(self, rows: int, rng: random.Random) -> list[Group]:
         """So many rows, the last block shorter where they end within it."""
         blocks = []
-        sets = cycle(rng.sample(self.sets, len(self.sets)))
+        sets, kinds = cycle(rng.sample(self.sets, len(self.sets))), cycle(self.beside)
         for number in range(0, rows, BLOCK):
             read = next(sets, [])
             asked = rng.sample(read, min(READ, len(read)))
-            beside = [rng.choice(pool) for pool in self.beside]
-            asked, passages = _place(self._entities(beside), asked, rng) if asked else ([], ())
-            known = [replace(q, passages=passages) for q in beside] + rng.choices(self.alone, k=min(1, len(self.alone)))
-            # In turn, so that a short block has both skills.
-            block = [row for pair in zip_longest(asked, known) for row in pair if row]
+            near = [rng.choice(pool) for pool in islice(kinds, BESIDE)]
+            asked, passages = _place(self._entities(near), asked, rng) if asked else ([], ())
+            far = rng.choices(self.alone, k=ALONE if self.alone else 0)
+            # In turn, so that a short block has both skills, and facts of both places.
+            block = _in_turn(asked, _in_turn([replace(q, passages=passages) for q in near], far))
             blocks.append(group(block[: rows - number]) + rng.sample(self.general, min(GENERAL, len(self.general))))
         return blocks
 
@@ -62,6 +69,10 @@ class Mixture:
             if not any(frozenset((entity, other)) in self.apart for other in kept):
                 kept.append(entity)
         return kept
+
+
+def _in_turn(first: list[Question], second: list[Question]) -> list[Question]:
+    return [row for pair in zip_longest(first, second) for row in pair if row]
 
 
 def _place(

@@ -56,7 +56,7 @@ STAGES = (
     Stage("passages", 5, (), ("passages", "index.embedder")),
     Stage("facts", 4, ("passages",), ("facts",)),
     Stage("index", 6, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 12, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("questions", 11, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         9,

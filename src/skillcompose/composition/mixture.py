@@ -8,7 +8,6 @@ from itertools import cycle, islice, zip_longest
 
 from skillcompose.packing import Group, Row, group
 from skillcompose.prompts import renaming
-from skillcompose.recipe import path_relations
 from skillcompose.types import Passage, Question, Skill
 
 BLOCK = 8
@@ -23,10 +22,9 @@ class Mixture:
 
     Beside passages that mention the known entity, because that is where composition needs the fact: a policy that
     was only ever asked closed book reads the first hop, and then goes on with what the passages say of the bridge.
-    The entity takes the place of an invented one, so that the passages state nothing true of it. Two of three stand
-    behind another sentence, as they do in composition: in turn a fact of a relation that no chain ends at, one of the
-    other relations, and a profile. Two `general` rows, where there are some, stand beside each block and are not
-    counted. A skill without rows has none in the blocks.
+    The entity takes the place of an invented one, so that the passages state nothing true of it. In turn it is a
+    fact behind its subject, a chain, a profile. Two `general` rows, where there are some, stand beside each block and
+    are not counted. A skill without rows has none in the blocks.
     """
 
     def __init__(
@@ -37,12 +35,10 @@ class Mixture:
             sets[question.passages].append(question)
         self.sets = list(sets.values())
         known = atomic.get(Skill.PARAMETRIC, [])
-        ended = {path_relations(q.path)[-1] for q in known if q.hops > 1}
-        chained = [q for q in known if q.bridges and path_relations(q.path)[-1] in ended]
-        unended = [q for q in known if q.bridges and path_relations(q.path)[-1] not in ended]
+        named, chained = ([q for q in known if q.bridges and q.named is kind] for kind in (True, False))
         single, profiles = [q for q in known if q.hops == 1 and not q.named], [q for q in known if q.hops == 0]
-        self.beside = [unended or single, chained or single, profiles or single] if single else []
-        self.alone = single + (unended or chained or single)
+        self.beside = [named or single, chained or single, profiles or single] if single else []
+        self.alone = single + (named or chained or single)
         self.general = general
         # Two known entities in one passage could state by chance what a complementary question asks for.
         self.apart = {frozenset((q.subject, q.bridges[0])) for q in complementary}

@@ -29,9 +29,9 @@ def parametric_questions(facts: list[Fact], recipe: Recipe, rng: random.Random) 
     follows = joins(facts, recipe)
     walks = list(chains(known, follows))
     _add_chains(splits, walks, recipe, rng)
-    said = {question.fact_ids[-1] for question in splits["train"] if question.bridges}
-    unsaid = [fact for fact in known if fact.id not in said]
-    splits["train"] += _named(unsaid, [fact for fact in facts if fact.skill is Skill.CONTEXTUAL], follows, recipe, rng)
+    ending = {walk[1].relation for walk in walks}
+    unended = [fact for fact in known if fact.relation not in ending]
+    splits["train"] += _named(unended, [fact for fact in facts if fact.skill is Skill.CONTEXTUAL], follows, recipe, rng)
     return splits
 
 
@@ -64,21 +64,20 @@ def _profiles(known: list[Fact], recipe: Recipe, rng: random.Random) -> list[Que
     return rows
 
 
-def _named(unsaid: list[Fact], read: list[Fact], follows: Joins, recipe: Recipe, rng: random.Random) -> list[Question]:
-    """Facts that no chain is trained to end at, behind their subject: "The package is brz.", then what is known of brz;
-    and behind a sentence of the passages that leads there, about an invented name: "wanomin depends on brz."
+def _named(unended: list[Fact], read: list[Fact], follows: Joins, recipe: Recipe, rng: random.Random) -> list[Question]:
+    """Facts that no chain ends at, behind their subject: "The package is brz.", then what is known of brz; and behind a
+    sentence of the passages that leads there, about an invented name: "wanomin depends on brz."
 
-    Composing, what the passages lead to stands first. What was never said behind it is not said then: in the demo
-    "The package is brz." went on with the version, and none of 20 questions about hosts was answered; in `debian`, of
-    maintainers and versions, 79 % were right where a chain ends at the fact, 51 % where none does. For consolidation
-    and all that follows it, not for the adapter; the first sentence is given there, not taught.
+    Composing, what the passages lead to stands first. A relation that was never said behind it is not said then: in
+    the demo "The package is brz." went on with the version, and none of 20 questions about hosts was answered. For
+    consolidation and all that follows it, not for the adapter; the first sentence is given there, not taught.
     """
     subjects: dict[str, list[str]] = defaultdict(list)
     for fact in read:
         subjects[fact.relation].append(fact.subject)
-    inventor = Inventor({fact.subject for fact in [*unsaid, *read]})
+    inventor = Inventor({fact.subject for fact in [*unended, *read]})
     rows: list[Question] = []
-    for fact in unsaid:
+    for fact in unended:
         relation = recipe.relation(fact.relation)
         if relation.reversed:
             continue

@@ -18,7 +18,7 @@ import claims
 
 import skillcompose
 from skillcompose.allocator import start_again
-from skillcompose.run import STAGE_NAMES
+from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.types import read_json, write_json
 
 SEEDS = (0, 1, 2)
@@ -41,10 +41,12 @@ def main(
 
 def measure(name: str, folder: Path, seed: int) -> None:
     recipe = skillcompose.Recipe.from_yaml(claims.ROOT / "recipes" / f"{name}.yaml", {"seed": seed})
-    run = skillcompose.train(recipe, claims.ROOT / "runs" / f"{name}-{seed}", allow_unmastered=True)
+    run = Run(claims.ROOT / "runs" / f"{name}-{seed}")
+    whole = not (run.folder / "recipe.json").is_file()  # what is kept of a run before took no time now
+    skillcompose.train(recipe, run.folder, allow_unmastered=True)
     text = (run.stage("evaluation") / "predictions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.split("\n") if line]
-    seconds = {name: run.record(name)["seconds"] for name in STAGE_NAMES}  # type: ignore[index]
+    seconds = {"seconds": {name: run.record(name)["seconds"] for name in STAGE_NAMES}}  # type: ignore[index]
     folder.mkdir(exist_ok=True)
     write_json(
         folder / f"seed-{seed}.json",
@@ -52,14 +54,14 @@ def measure(name: str, folder: Path, seed: int) -> None:
             "seed": seed,
             "commit": claims.commit(),
             "machine": claims.machine(),
-            "seconds": seconds,
             "mastery": {stage: read_json(run.stage(stage) / "mastery.json") for stage in ("adapters", "composition")},
             "grpo": read_json(run.stage("composition") / "training.json"),
             "cost": read_json(run.stage("evaluation") / "timing.json"),
             "metrics": read_json(run.stage("evaluation") / "metrics.json"),
             "columns": KEPT,
             "predictions": [[row[name] for name in KEPT] for row in rows],
-        },
+        }
+        | (seconds if whole else {}),
     )
 
 
@@ -102,7 +104,7 @@ def write_claims(seeds: list[dict[str, Any]]) -> None:
     for skill in ("parametric", "contextual"):
         atomic = [r for r in rows if r["skill"] == skill]
         claim(f"loss_{skill}", *claims.score(atomic, [skill, "composed"]))
-    if here := claims.measured_here(seeds):
+    if here := [found for found in claims.measured_here(seeds) if "seconds" in found]:
         minutes = sum(sum(found["seconds"].values()) for found in here) / len(here) / 60
         claim(claims.by_dtype("minutes"), minutes, unit="min a seed", seeds=[found["seed"] for found in here])
 

@@ -4,6 +4,7 @@ import csv
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -234,3 +235,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) ->
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     skillcompose.train(skillcompose.Recipe.from_yaml(recipe_file), folder, allow_unmastered=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def policy(finished_run: Path) -> Any:
+    import skillcompose
+
+    return skillcompose.Policy.from_run(finished_run)

@@ -208,7 +208,7 @@ def recipe_file(
         },
         "composition": {
             "consolidation": {"rows": 16, "sft": sft},
-            "traces": {"share": 0.3, "sft": sft},
+            "traces": {"sft": sft},
             "mastery": {"questions": 4},
             "grpo": {
                 "max_steps": 3,

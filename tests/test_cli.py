@@ -114,7 +114,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("name=[", "no YAML"),
         ("name", "write KEY=VALUE"),
         ("2024=x", "2024: is not a setting"),
-        ("composition.traces={sft: {}, shared: 0.4}", "did you mean 'share'?"),
+        ("composition.traces={sft: {}, replays: 1}", "did you mean 'replay'?"),
         ("xyz=x", "model, name, passages, questions, ..."),
     ],
 )

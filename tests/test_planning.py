@@ -143,7 +143,7 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
     base = predicted()
     assert list(base) == list(STAGE_NAMES)
     assert predicted(**{"composition.grpo.max_steps": 100})["composition"] > 1.4 * base["composition"]
-    assert predicted(**{"composition.traces": {"share": 0.9, "sft": {}}})["composition"] > 1.1 * base["composition"]
+    assert predicted(**{"composition.traces": {"replay": 4, "sft": {}}})["composition"] > 1.1 * base["composition"]
     assert predicted(**{"adapters.parametric.sft.num_train_epochs": 4})["adapters"] > 1.3 * base["adapters"]
     assert predicted(**{"evaluation.questions": 20})["evaluation"] < base["evaluation"]
     assert predicted(**{"adapters.general": 0})["adapters"] < base["adapters"]

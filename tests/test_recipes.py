@@ -31,7 +31,7 @@ TINY = {
     "composition.consolidation.rows": 24,
     "composition.consolidation.sft.warmup_steps": 0,
     "composition.mastery.questions": 2,
-    "composition.traces": {"share": 0.3, "sft": {"max_steps": 1}},
+    "composition.traces": {"sft": {"max_steps": 1}},
     "composition.grpo.max_steps": 1,
     "composition.grpo.warmup_steps": 0,
     "composition.grpo.save_steps": 1,

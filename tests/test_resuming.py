@@ -19,7 +19,7 @@ from skillcompose.errors import RunError
 from skillcompose.progress import Progress
 from skillcompose.run import Run
 from skillcompose.stages import Work
-from skillcompose.training import shown_and_asked
+from skillcompose.training import complementary_questions
 from skillcompose.types import read_json
 
 TRAIN = [sys.executable, "-m", "skillcompose", "train", "--allow-unmastered"]
@@ -67,7 +67,7 @@ def test_rl_that_goes_on_in_its_second_pass_asks_what_an_unbroken_run_asks(
     tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(skillcompose.Recipe.from_yaml(recipe_file), tmp_path, Run(finished_run), Progress())
-    one_pass = len(shown_and_asked(work)[1]) // 2
+    one_pass = len(complementary_questions(work)) // 2
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.max_steps": one_pass + 3})
 
     def asked(folder: Path) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ from skillcompose.pipeline import plan
 from skillcompose.progress import Progress
 from skillcompose.run import Run
 from skillcompose.stages import Work
-from skillcompose.training import check_questions, check_settings, shown_and_asked
+from skillcompose.training import check_questions, check_settings, complementary_questions
 from skillcompose.types import Question, Skill, read_json, read_jsonl
 
 
@@ -51,17 +51,13 @@ def test_the_mastery_gate_stops_the_run_says_what_to_change_and_retrains_nothing
     assert (stage / "parametric" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
-def test_rl_asks_about_other_bridges_than_gold_traces_have_shown(recipe_file: Path, finished_run: Path) -> None:
+def test_gold_traces_show_every_question_and_rl_asks_them(recipe_file: Path, finished_run: Path) -> None:
     recipe, run = skillcompose.Recipe.from_yaml(recipe_file), Run(finished_run)
-    work = Work(recipe, run.stage("composition"), run, Progress())
-    shown, asked = shown_and_asked(work)
-    everything = read_jsonl(run.stage("questions") / "complementary.train.jsonl", Question)
-    assert len(shown) >= 0.3 * len(everything) and sorted(q.id for q in shown + asked) == sorted(
-        q.id for q in everything
-    )
-    assert not {q.bridges[0] for q in shown} & {q.bridges[0] for q in asked}
-    rolled = {line["question"] for line in lines(run.stage("composition") / "rollouts.jsonl")}
-    assert rolled <= {q.id for q in asked}
+    stage, traces = run.stage("composition"), recipe.composition.traces
+    asked = {q.id for q in complementary_questions(Work(recipe, stage, run, Progress()))}
+    assert read_json(stage / "traced" / "training.json")["rows"] == (1 + traces.replay) * len(asked)
+    rolled = {line["question"] for line in lines(stage / "rollouts.jsonl")}
+    assert rolled and rolled <= asked
 
 
 def test_too_few_questions_for_a_step_of_rl_are_found_before_anything_is_trained(
@@ -70,7 +66,7 @@ def test_too_few_questions_for_a_step_of_rl_are_found_before_anything_is_trained
     shutil.copytree(finished_run / "04-questions", tmp_path / "04-questions")
     recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.grpo.gradient_accumulation_steps": 500})
     run = Run(tmp_path)
-    with pytest.raises(TrainingError, match=r"for RL are fewer than the 1000 prompts.*or composition\.traces"):
+    with pytest.raises(TrainingError, match=r"for RL are fewer than the 1000 prompts.*lower composition\.grpo"):
         check_questions(Work(recipe, run.stage("adapters"), run, Progress()))
 
 

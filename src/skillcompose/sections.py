@@ -195,8 +195,6 @@ class Consolidation(Section):
 class Traces(Section):
     """A short supervised pass over gold traces of complementary training questions, atomic rows beside them."""
 
-    share: float = Field(0.5, gt=0, lt=1)
-    """Of these questions, all of some bridges; RL asks those of the others, which it has been shown nothing of."""
     replay: int = Field(2, ge=0)
     """Atomic rows for each trace. With one, policies said what traces end with, whatever was asked."""
     sft: dict[str, Any]

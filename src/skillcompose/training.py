@@ -1,7 +1,6 @@
-"""What SFT and GRPO share: settings, which questions are shown and asked, progress, checkpoints that are whole."""
+"""What SFT and GRPO share: settings, what both train on, progress, checkpoints that are whole."""
 
 import hashlib
-import random
 from pathlib import Path
 from typing import Any
 
@@ -78,27 +77,17 @@ def check_questions(work: Work) -> None:
     """
     recipe, settings = work.recipe, work.recipe.composition
     grpo = GRPOConfig(**machine_settings(Path(), recipe.seed) | GRPO | settings.grpo)
-    asked, prompts = len(shown_and_asked(work)[1]), grpo.generation_batch_size // grpo.num_generations
+    asked, prompts = len(complementary_questions(work)), grpo.generation_batch_size // grpo.num_generations
     if asked < prompts:
-        lower = "composition.grpo.gradient_accumulation_steps" + ", or composition.traces.share" * bool(
-            settings.traces_used
-        )
         raise TrainingError(
-            f"{asked} training questions for RL are fewer than the {prompts} prompts of one step; lower {lower}"
+            f"{asked} training questions for RL are fewer than the {prompts} prompts of one step; lower "
+            "composition.grpo.gradient_accumulation_steps"
         )
 
 
-def shown_and_asked(work: Work) -> tuple[list[Question], list[Question]]:
-    """The complementary training questions that gold traces show, and those that RL asks, about other bridges."""
-    questions = read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
-    settings = work.recipe.composition.traces_used
-    bridges = sorted({question.bridges[0] for question in questions})
-    random.Random(f"traces {work.recipe.seed}").shuffle(bridges)
-    shown: list[Question] = []
-    while settings and bridges and len(shown) < settings.share * len(questions):
-        bridge = bridges.pop()
-        shown += [question for question in questions if question.bridges[0] == bridge]
-    return shown, [question for question in questions if question.bridges[0] in set(bridges)]
+def complementary_questions(work: Work) -> list[Question]:
+    """The complementary training questions, which gold traces show and RL asks."""
+    return read_jsonl(work.read("questions") / f"{Skill.COMPLEMENTARY}.train.jsonl", Question)
 
 
 def last_checkpoint(folder: Path) -> str | None:

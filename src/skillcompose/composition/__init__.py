@@ -20,7 +20,7 @@ from skillcompose.memory import release_memory
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.packing import Group, by_passages
 from skillcompose.stages import Work
-from skillcompose.training import check_questions, check_settings, shown_and_asked
+from skillcompose.training import check_questions, check_settings, complementary_questions
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 
@@ -59,14 +59,14 @@ def run(work: Work) -> None:
 def compose(work: Work, base: str, tokenizer: PreTrainedTokenizerBase, mixture: Mixture, start: Path) -> None:
     """Gold traces, where the recipe has them, and GRPO: from an adapter with both skills to `composed/`."""
     settings, folder = work.recipe.composition.traces_used, work.folder / "traced"
-    shown, asked = shown_and_asked(work)
+    questions = complementary_questions(work)
     if settings is None:
         shutil.rmtree(folder, ignore_errors=True)  # of other settings
     else:
-        groups = trace_groups(shown, settings.replay, mixture, work.recipe.seed)
+        groups = trace_groups(questions, settings.replay, mixture, work.recipe.seed)
         train_adapter(work, "traced", groups, settings.sft, "gold traces", start=start)
         start = folder
-    train_grpo(work, base, tokenizer, mixture, asked, start)
+    train_grpo(work, base, tokenizer, mixture, questions, start)
 
 
 def trace_groups(questions: list[Question], replay: int, mixture: Mixture, seed: int) -> list[Group]:

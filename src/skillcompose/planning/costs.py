@@ -117,8 +117,8 @@ def sequence(found: Amounts, recipe: Recipe) -> float:
     read, known = (
         found.question[skill] + (1 + GROWTH / 2) * found.answer[skill] for skill in ("contextual", "parametric")
     )
-    rows = 3 / 8 * INVENTED * read + 5 / 8 * known
-    return found.block + BLOCK * rows + (BESIDE * GENERAL_TOKENS if recipe.adapters.general else 0)
+    rows = BLOCK / 2 * (INVENTED * read + known)
+    return found.block + rows + (BESIDE * GENERAL_TOKENS if recipe.adapters.general else 0)
 
 
 def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
@@ -130,8 +130,7 @@ def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     if settings.traces_used is not None:
         epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
         beside = settings.traces_used.replay * found.rows["complementary"] / BLOCK * block
-        shown = settings.traces_used.share * (found.tokens["complementary"] + beside)
-        total += 2 * rates.load + epochs * shown * PADDING * train
+        total += 2 * rates.load + epochs * (found.tokens["complementary"] + beside) * PADDING * train
     prompts, samples, steps = rollouts(recipe)
     prompt = found.block + found.question["complementary"]
     answer, limit = found.answer["complementary"], recipe.max_new_tokens

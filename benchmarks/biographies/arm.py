@@ -25,7 +25,6 @@ from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
 from skillcompose.run import Run
 from skillcompose.stages import Work
-from skillcompose.training import complementary_questions
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
 
 PATIENT = "_patient"
@@ -136,7 +135,7 @@ class Arm:
         if traces is None:
             return self.grpo_tokens(folder)
         epochs = traces.sft.get("num_train_epochs", 1)
-        groups = trace_groups(complementary_questions(self.work), traces.replay, self.mixture, self.seed)
+        groups = trace_groups(self.questions(Skill.COMPLEMENTARY), traces.replay, self.mixture, self.seed)
         return self.grpo_tokens(folder) + epochs * self.tokens(groups)
 
     def grpo_tokens(self, folder: Path) -> int:

@@ -18,7 +18,7 @@ from skillcompose.recipe import Recipe
 from skillcompose.sections import Mastery
 
 PADDING = 1.03  # of a training batch, whose sequences are of similar length
-LEARNING = 0.47  # of GRPO's groups have unequal rewards (3 seeds of debian, biographies); the others are not scored
+LEARNING = 0.36  # of GRPO's groups have unequal rewards behind gold traces (3 seeds of debian); others are not scored
 DISTINCT = 0.85  # of a group's completions
 STAYING = 1.15  # tokens that a finished row is still computed for: rows go by eighths
 BATCH_TOKENS = 24_000  # `generation.BATCH_TOKENS`, which lives beside torch

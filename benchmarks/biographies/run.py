@@ -30,7 +30,7 @@ from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/biographies/run.py"
 ORDER = [
-    *((name, 0) for name in ("default", "rl_alone", "start_sft_comp", "joint", "start_sft_comp_rl")),
+    *((name, 0) for name in ("default", "start_sft_comp", "joint", "rl_alone", "start_sft_comp_rl")),
     *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
     *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "sum_grpo")),
     *((name, 0) for name in ("parametric_only", "contextual_only")),

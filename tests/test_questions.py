@@ -144,6 +144,18 @@ def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Pa
     assert trained and all(path.startswith("needs") for path in trained) and "kind > size" in paths["test"]
 
 
+def test_without_held_out_paths_all_are_trained_on_but_sensitive_ones(recipe_file: Path) -> None:
+    for named in ({}, {"questions.train": [], "questions.validation": [], "questions.test": []}):
+        for secret in (False, True):
+            settings = {"questions.hold_out": False, "facts.relations.kind.sensitive": secret}
+            recipe = skillcompose.Recipe.from_yaml(recipe_file, named | settings)
+            walks = two_source_walks(extract(recipe).facts, recipe)
+            paths = choose_paths(recipe, walks)
+            trained = [path for path in walks if not (secret and path.startswith("kind"))]
+            assert paths == {"train": trained, "validation": trained, "test": list(walks)}
+            assert 0 < len(trained) < len(walks) + (not secret)
+
+
 def test_the_relation_that_is_guessed_most_easily_is_left_to_zero_shot(tmp_path: Path) -> None:
     recipe = skillcompose.Recipe.from_yaml(write_project(tmp_path / "project"))
     walks = two_source_walks(extract(recipe).facts, recipe)

@@ -76,6 +76,7 @@ def as_shown(folder: Path) -> str:
         probes_text(metrics),
         confidence_text(metrics["composed"]),
         advice,
+        held_out_text(metrics["composed"]),
         f"Report: {folder / 'report.html'}",
     ]
     return "\n\n".join(filter(None, parts))
@@ -96,6 +97,16 @@ def confidence_text(found: dict[str, Any]) -> str:
     every = counted([found["unseen"][level.value] for level in Level]) if cells else ""
     parts = [f"of {least} and more: {cell['correct']} of {cell['asked']}" for least, cell in cells.items()]
     return f"Right answers by confidence: {every} in all; {'; '.join(parts)}." if parts else ""
+
+
+def held_out_text(found: dict[str, Any]) -> str:
+    """What measures generalisation costs the policy: paths that it was not trained on."""
+    if not any(found["unseen"].get(level.value) for level in (Level.COMPOSITION, Level.ZERO_SHOT)):
+        return ""
+    return (
+        "Composition and zero-shot ask paths that were kept from training. A policy to ship trains on every path: "
+        "questions.hold_out=false."
+    )
 
 
 def as_text(rows: list[list[str]]) -> str:

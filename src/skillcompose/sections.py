@@ -129,6 +129,8 @@ class Questions(Section):
     """Paths that checkpoints are measured on; no test question uses them."""
     test: list[str] = Field(default_factory=list)
     """Further paths to test; every test also asks the training paths about unseen subjects."""
+    hold_out: bool = True
+    """Keep paths from training to measure composition and zero-shot; false trains on every path, named or found."""
     unseen_bridges: float = Field(0.4, gt=0, lt=1)
     """Share of bridge entities that no complementary training or validation question passes through."""
     wordings: int = Field(2, ge=1)

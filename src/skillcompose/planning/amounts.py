@@ -204,7 +204,8 @@ def _estimated(recipe: Recipe, facts: list[Fact], count: Count, block: float) ->
         for split, share in (("validation", HELD), ("test", TESTED))
     }
     unseen = settings.unseen_bridges
-    free = 1.0 if set(settings.validation).isdisjoint(settings.train) and settings.validation else HELD
+    own = settings.hold_out and settings.validation and set(settings.validation).isdisjoint(settings.train)
+    free = 1.0 if own else HELD
     return {
         "rows": rows,
         "tokens": {skill: round(number) for skill, number in tokens.items()},
@@ -265,8 +266,11 @@ def _walks(recipe: Recipe, facts: list[Fact]) -> tuple[Counter[str], float]:
         known = [name for name, relation in recipe.facts.relations.items() if relation.place == "weights"]
         every = [[one, two] for one in sorted(first) for two in known]
         train, test = every[::2], [*test, *every[1::2]]
-    used = {relation for path in train for relation in path}
     validation = [path_relations(path) for path in recipe.questions.validation] or train[:1]
+    if not recipe.questions.hold_out:
+        train = [path for path in [*train, *validation, *test] if path not in train] + train
+        validation, test = train, []
+    used = {relation for path in train for relation in path}
     begins = {
         Level.IID: subjects(train),
         Level.COMPOSITION: subjects([path for path in test if used.issuperset(path)]),

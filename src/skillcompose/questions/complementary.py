@@ -159,18 +159,17 @@ def _returns(walk: Walk, fact: Fact) -> bool:
 def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list[str]]:
     """The paths of each split: the recipe's, or a checkerboard over the relations that leaves to zero-shot the weights
     relation that is guessed most easily, which would reward guesses. Training paths are tested too (I.I.D.),
-    validation paths never."""
+    validation paths never. Where none is held out, all are trained on. No row of what is sensitive is trained on."""
+    trainable = [path for path in walks if not recipe.relation(path_relations(path)[0]).sensitive]
+    if not recipe.questions.hold_out:
+        return {"train": trainable, "validation": trainable, "test": list(walks)}
     named = {
         split: [" > ".join(path_relations(p)) for p in getattr(recipe.questions, split)]
         for split in ("train", "validation", "test")
     }
-    if not named["train"]:  # nothing sensitive: no row of it is trained on
+    if not named["train"]:
         taken = {*named["validation"], *named["test"]}
-        firsts = [
-            name
-            for name in dict.fromkeys(path.split(" > ")[0] for path in walks)
-            if not recipe.relation(name).sensitive
-        ]
+        firsts = list(dict.fromkeys(path.split(" > ")[0] for path in trainable))
         lasts = sorted(dict.fromkeys(path.split(" > ")[1] for path in walks), key=partial(guessed, walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
         grid = {

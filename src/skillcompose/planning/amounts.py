@@ -268,8 +268,8 @@ def _walks(recipe: Recipe, facts: list[Fact]) -> tuple[Counter[str], float]:
         train, test = every[::2], [*test, *every[1::2]]
     validation = [path_relations(path) for path in recipe.questions.validation] or train[:1]
     if not recipe.questions.hold_out:
-        train = [path for path in [*train, *validation, *test] if path not in train] + train
-        validation, test = train, []
+        train = validation = [*train, *(path for path in [*validation, *test] if path not in train)]
+        test = []
     used = {relation for path in train for relation in path}
     begins = {
         Level.IID: subjects(train),

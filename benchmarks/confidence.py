@@ -21,12 +21,12 @@ from skillcompose.allocator import start_again
 from skillcompose.evaluation.attribution import without_support
 from skillcompose.evaluation.ladder import TestSet
 from skillcompose.evaluation.summary import CONFIDENT
-from skillcompose.generation import completions
 from skillcompose.metrics import exact_match
 from skillcompose.models import load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
+from skillcompose.recall import Recall, answers
 from skillcompose.run import Run
 from skillcompose.stages import Work
 from skillcompose.types import Fact, Question, Skill, read_json, read_jsonl, write_json
@@ -44,7 +44,8 @@ def measure(run: Run) -> dict[str, Any]:
 
     def ask(questions: Sequence[Question], what: str) -> list[tuple[bool, float]]:
         prompts = [prompt(q.text, q.passages) for q in questions]
-        said = completions(model, tokenizer, prompts, recipe.max_new_tokens, Progress(), what)
+        read, recall = [q.passages for q in questions], Recall.of(recipe)
+        said = answers(model, tokenizer, prompts, read, recall, recipe.max_new_tokens, Progress(), what)
         return [(exact_match(one.text, q.answers), one.confidence) for one, q in zip(said, questions, strict=True)]
 
     found = {str(skill): ask(tests.atomic[skill], skill) for skill in ATOMIC}

@@ -17,12 +17,12 @@ from skillcompose.composition import compose, trace_groups
 from skillcompose.composition.grpo import Replay
 from skillcompose.composition.mixture import Mixture
 from skillcompose.evaluation.ladder import TestSet, judged
-from skillcompose.generation import completions
 from skillcompose.metrics import exact_match, macro_mean
 from skillcompose.models import load_adapter, load_base, load_tokenizer, using
 from skillcompose.packing import Group, Row, by_passages
 from skillcompose.progress import Progress
 from skillcompose.prompts import prompt
+from skillcompose.recall import Recall, answers
 from skillcompose.run import Run
 from skillcompose.stages import Work
 from skillcompose.types import Question, Skill, read_json, read_jsonl, write_json
@@ -165,7 +165,9 @@ class Arm:
         model = load_adapter(load_base(self.base), adapter)
         prompts = [prompt(question.text, question.passages) for question in questions]
         with using(model, "default"):
-            said = completions(model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, what)
+            read, recall = [question.passages for question in questions], Recall.of(self.recipe)
+            limit = self.recipe.max_new_tokens
+            said = answers(model, self.tokenizer, prompts, read, recall, limit, self.work.progress, what)
         return [one.text for one in said]
 
     def probe(self, adapter: Path | None) -> list[bool]:

@@ -12,9 +12,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.computing import in_one_thread
-from skillcompose.generation import BATCH_TOKENS, Tokens, choose, next_logits, token_log_probs
+from skillcompose.generation import BATCH_TOKENS, Tokens, Written, choose, next_logits, token_log_probs
 from skillcompose.kernels.cache import GrowingCache
 from skillcompose.prefill import prefill
+from skillcompose.prompts import prompt
+from skillcompose.recall import Chain
 from skillcompose.types import Answer, ScoredPassage
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ class Growing:
     answer: Answer
     hits: Sequence[ScoredPassage]
     prompt: list[int]
+    asked: list[int]
+    """What is answered now: the prompt, or a known hop of the answer, again."""
     ids: Tokens = field(default_factory=Tokens)
+    lines: int = 0
+    chain: Chain | None = None
+    written: int = 0
+    """Tokens of all that was answered."""
     done: bool = False
     cut: bool = False
     """It is done because it may be no longer."""
@@ -51,7 +59,7 @@ class Live:
         """
         found, prompts, encoded = self.policy.prepare(questions, passages)
         new = [
-            Growing(Answer("", (), tuple(hits), asked, ""), hits, ids)
+            Growing(Answer("", (), tuple(hits), asked, ""), hits, ids, ids)
             for hits, asked, ids in zip(found, prompts, encoded, strict=True)
         ]
         self.waiting += new
@@ -70,24 +78,44 @@ class Live:
     def step(self) -> None:
         """One more token for each."""
         new: list[Growing] = []
-        while self.waiting and self.decoding.fit([*(one.prompt for one in new), self.waiting[0].prompt]):
+        while self.waiting and self.decoding.fit([*(one.asked for one in new), self.waiting[0].asked]):
             new.append(self.waiting.popleft())
         if new:
-            for one, ids in zip(new, self.decoding.join([one.prompt for one in new]), strict=True):
+            for one, ids in zip(new, self.decoding.join([one.asked for one in new]), strict=True):
                 one.ids = ids
             self.growing += new
         if not self.growing:  # all have left
             return
         self.decoding.step()
         texts = [self.policy.tokenizer.decode(one.ids, skip_special_tokens=True).lstrip() for one in self.growing]
+        left = []
         for one, text in zip(self.growing, texts, strict=True):
-            one.done = self.decoding.over(one.ids)
-            if one.done:
-                one.cut = one.ids[-1] != self.decoding.end
-                one.answer = self.policy.read(text, one.hits, one.answer.prompt, one.ids.confidence)
-            elif not text.endswith("\ufffd"):  # half of a character is no text yet
-                one.answer = replace(one.answer, completion=text)
-        self.growing = [one for one in self.growing if not one.done]
+            if self.decoding.over(one.ids):
+                self._take(one, text.strip())
+                continue
+            left.append(one)
+            if one.chain is None and text.count("\n") > one.lines:
+                one.lines = text.count("\n")
+                settled = self.policy.recall.settled(text, [hit.passage for hit in one.hits])
+                one.answer = replace(one.answer, completion=settled)
+        self.growing = left
+
+    def _take(self, one: Growing, text: str) -> None:
+        """What is whole: the answer, or a hop that was asked again. The next such hop waits before all others."""
+        said = Written(text, one.ids.confidence)
+        one.written += len(one.ids)
+        if one.chain is None:
+            one.cut = one.ids[-1] != self.decoding.end
+            one.chain = Chain(self.policy.recall, said, [hit.passage for hit in one.hits])
+        else:
+            one.chain.take(said)
+        if question := one.chain.question():
+            one.asked = self.policy.tokenizer(prompt(question), add_special_tokens=False).input_ids
+            self.waiting.appendleft(one)
+        else:
+            one.done = True
+            text, confidence = one.chain.written
+            one.answer = self.policy.read(text, one.hits, one.answer.prompt, confidence)
 
 
 class Decoding:

@@ -13,13 +13,14 @@ from skillcompose.citations import cite
 from skillcompose.computing import in_one_thread
 from skillcompose.conversation import Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
-from skillcompose.generation import BATCH_TOKENS, Written, completions
+from skillcompose.generation import BATCH_TOKENS, Written
 from skillcompose.index import Retriever
 from skillcompose.index.steps import by_title, in_steps
 from skillcompose.live import Live
 from skillcompose.models import load_base, load_merged, load_tokenizer
 from skillcompose.pipeline import load_recipe
 from skillcompose.prompts import final_answer, prompt
+from skillcompose.recall import Recall, answers
 from skillcompose.run import Run
 from skillcompose.stages import check_models
 from skillcompose.types import Answer, Passage, ScoredPassage, read_json
@@ -49,9 +50,10 @@ class Policy:
         retriever: Search | None,
         k: int,
         max_new_tokens: int,
+        recall: Recall | None = None,
     ) -> None:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
-        self.k, self.max_new_tokens = k, max_new_tokens
+        self.k, self.max_new_tokens, self.recall = k, max_new_tokens, recall or Recall()
         # A retriever of one's own may not say what it holds.
         self.titled = by_title(getattr(retriever, "passages", ()))
 
@@ -78,7 +80,7 @@ class Policy:
         model = load_merged(base, adapter)
         if retriever is None:
             retriever = Retriever.load(run.require("index"), recipe.beside)
-        return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens)
+        return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens, Recall.of(recipe))
 
     @classmethod
     @in_one_thread
@@ -102,7 +104,8 @@ class Policy:
             model = load_base(str(folder))
         if retriever is None:
             retriever = Retriever.load(folder / "index", folder)
-        return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"])
+        recall = Recall(settings.get("known", ()))
+        return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"], recall)
 
     def answer(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
         """Answer one question; see `answer_batch`."""
@@ -121,6 +124,8 @@ class Policy:
     ) -> list[Answer]:
         """Answer greedily, each question from its own passages or from those that the retriever finds.
 
+        What no passage states is asked again alone, where the weights know it best (`recall.py`).
+
         Args:
             questions: What is asked.
             passages: For each question what to read, texts or passages; none at all is closed book.
@@ -132,18 +137,18 @@ class Policy:
             `completion` is there all the same.
         """
         found, prompts, _ = self.prepare(questions, passages, steps)
-        written = zip(self._write(prompts), found, prompts, strict=True)
+        written = zip(self._write(prompts, found), found, prompts, strict=True)
         return [self.read(said.text, hits, asked, said.confidence) for said, hits, asked in written]
 
     def stream(self, question: str, passages: Given | None = None) -> Iterator[str]:
-        """The completion in pieces, as they are generated."""
+        """The completion in pieces, as soon as they are settled: lines that are read, then what is known."""
         shown = ""
         for (answer,) in self.stream_batch([question], None if passages is None else [passages]):
             yield answer.completion[len(shown) :]
             shown = answer.completion
 
     def stream_batch(self, questions: Sequence[str], passages: Sequence[Given] | None = None) -> Iterator[list[Answer]]:
-        """The answers after every token; each has its text and its hops when it is whole."""
+        """The answers after every token; each has its text and its hops when it is whole, before that settled lines."""
         live = self.live()
         growing = live.join(questions, passages)
         while not all(one.done for one in growing):
@@ -170,13 +175,14 @@ class Policy:
         if steps > 1:
 
             def texts(hits: list[list[ScoredPassage]]) -> list[str]:
-                return [said.text for said in self._write(self._prompts(asked, hits)[0])]
+                return [said.text for said in self._write(self._prompts(asked, hits)[0], hits)]
 
             found = in_steps(asked, found, texts, self.search, self.titled, self.k, steps)
         return found, *self._prompts(asked, found)
 
-    def _write(self, prompts: list[str]) -> list[Written]:
-        return in_one_thread(completions)(self.model, self.tokenizer, prompts, self.max_new_tokens)
+    def _write(self, prompts: list[str], found: list[list[ScoredPassage]]) -> list[Written]:
+        read = [[hit.passage for hit in hits] for hits in found]
+        return in_one_thread(answers)(self.model, self.tokenizer, prompts, read, self.recall, self.max_new_tokens)
 
     def _prompts(self, asked: list[str], found: list[list[ScoredPassage]]) -> tuple[list[str], list[list[int]]]:
         if not asked:

@@ -16,6 +16,7 @@ RUNGS = {
     "exact_sum": "exact sum",
     "start": "consolidated start",
     "traced": "after gold traces",
+    "one_pass": "composed (GRPO), nothing asked again",
     "composed": "composed (GRPO)",
     "full_rag_untuned": "full RAG, two-step, untuned model",
     "full_rag_contextual": "full RAG, two-step, contextual adapter",

@@ -20,6 +20,7 @@ from skillcompose.metrics import exact_match, lenient_match
 from skillcompose.models import in_template, load_adapter, load_base, load_tokenizer, using
 from skillcompose.prompts import chat, prompt
 from skillcompose.questions.probes import REVERSED, REWORDED, reversed_probes, reworded
+from skillcompose.recall import Recall
 from skillcompose.run import digest, file_digest
 from skillcompose.stages import Work
 from skillcompose.types import Fact, Level, Passage, Question, Skill, read_json, read_jsonl, write_json
@@ -133,7 +134,7 @@ class Ladder:
         for name, adapter in adapters.items():
             self.model = load_adapter(self.model, adapter, name)
         self.weights = {name: file_digest(path / "adapter_model.safetensors") for name, path in adapters.items()}
-        self.base = fingerprint(base)
+        self.base, self.recall = fingerprint(base), Recall.of(self.recipe)
 
     def climb(self) -> list[Prediction]:
         done: list[Prediction] = []
@@ -145,6 +146,7 @@ class Ladder:
         done += self._rung("exact_sum", "exact_sum", few)
         for name in ("start", "composed"):
             done += self._rung(name, name, self.tests.everything)
+        done += self._rung("one_pass", "composed", self.tests.headline, again=False)
         if "traced" in self.model.peft_config:
             done += self._rung("traced", "traced", self.tests.headline)
         for kind, asked in self.tests.probes.items():
@@ -186,10 +188,15 @@ class Ladder:
         asked: list[Question],
         written: Write = prompt,
         match: Match = exact_match,
+        again: bool = True,
     ) -> list[Prediction]:
-        prompts = [written(q.text, q.passages) for q in asked]
-        found = zip(asked, self._answer(rung, adapter, prompts), strict=True)
-        return [judged(rung, q, said.text, match(said.text, q.answers), said.confidence) for q, said in found]
+        """`again`: what an adapter knows is asked again, as where the policy is used."""
+        ask = partial(self._answer, rung, adapter)
+        said = ask([written(q.text, q.passages) for q in asked])
+        if again and adapter not in (None, Skill.CONTEXTUAL):
+            said = self.recall.again(said, [q.passages for q in asked], ask)
+        found = zip(asked, said, strict=True)
+        return [judged(rung, q, one.text, match(one.text, q.answers), one.confidence) for q, one in found]
 
     def _chat_prompt(self, question: str, passages: Sequence[Passage] = ()) -> str:
         """The instruct model's own chat template with two worked examples; plain text when it has none."""

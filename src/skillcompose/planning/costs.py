@@ -179,13 +179,20 @@ def _evaluation(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     total += answering(rates, asked["headline"], prompt, limit, limit)  # an untuned model does not stop
     total += trained(asked["parametric"], found.question["parametric"], "parametric")
     total += trained(asked["contextual"], reading, "contextual")
+
+    def again(count: float) -> float:
+        """Closed book, what was said of the weights."""
+        return answering(rates, count, found.question["parametric"], found.answer["parametric"], limit)
+
+    total += again(asked["parametric"])
     total += 3 * (rates.merge + answering(rates, few, prompt, answer, limit))  # each adapter alone, the exact sum
     for _ in ("start", "composed"):
         total += trained(asked["parametric"], found.question["parametric"], "parametric")
         total += trained(asked["contextual"], reading, "contextual")
         total += answering(rates, asked["headline"] + asked["seen"], prompt, answer, limit)
+        total += again(asked["parametric"] + asked["headline"] + asked["seen"])
     if recipe.composition.traces_used is not None:
-        total += rates.merge + answering(rates, asked["headline"], prompt, answer, limit)
+        total += rates.merge + answering(rates, asked["headline"], prompt, answer, limit) + again(asked["headline"])
     for size in (prompt, 1.7 * prompt):  # full RAG reads twice
         total += answering(rates, few, size, limit, limit, shared=worked)
         total += rates.merge + answering(rates, few, size, answer, limit)

@@ -88,7 +88,7 @@ def ended(found: Growing) -> str:
 
 
 def usage(found: Growing) -> dict[str, int]:
-    read, written = len(found.prompt), len(found.ids)
+    read, written = len(found.prompt), found.written
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

@@ -21,6 +21,7 @@ from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import is_current, load_recipe
 from skillcompose.policy import SETTINGS
 from skillcompose.prompts import prompt
+from skillcompose.recall import Recall
 from skillcompose.recipe import Recipe
 from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
@@ -75,7 +76,12 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         if form != "gguf":
             tokenizer.save_pretrained(aside)
             _retriever(run, recipe, aside)
-            settings = {"k": recipe.index.k, "max_new_tokens": recipe.max_new_tokens, "run": recipe.name}
+            settings = {
+                "k": recipe.index.k,
+                "max_new_tokens": recipe.max_new_tokens,
+                "known": Recall.of(recipe).relations,
+                "run": recipe.name,
+            }
             if form == "adapter":
                 settings |= {"base": _base_name(recipe, base), "fingerprint": fingerprint(base)}
             write_json(aside / SETTINGS, settings)

@@ -1,0 +1,76 @@
+"""Known hops asked again: what takes whose place, and what stays."""
+
+import pytest
+
+from skillcompose.generation import Written
+from skillcompose.prompts import final_answer
+from skillcompose.recall import Recall
+from skillcompose.types import Passage
+
+RECALL = Recall(
+    [
+        ("who maintains {subject}?", "{subject} is maintained by {object}."),
+        ("Where does {subject} live?", "{subject} lives in {object}."),
+        ("Which is it?", "It is {object}."),  # says nothing of whom
+    ]
+)
+READ = [Passage("d#1", "abook", "abook depends on brz. Ann Lee lives in Ulm.", "d.md", "")]
+KNOWN = {
+    "Who maintains brz?": "brz is maintained by Ann Lee.\nSo: Ann Lee",
+    "Where does Ann Lee live?": "Ann Lee lives in Oslo.\nAnn Lee is maintained by Bo.\nSo: Bo",
+    "Where does Bo Ek live?": "Bo Ek lives in Rome.\nSo: Rome",
+    "Who maintains dhex?": "I cannot say.",
+}
+
+
+def again(text: str, read: list[Passage] = READ) -> tuple[Written, list[str]]:
+    asked: list[str] = []
+
+    def ask(prompts: list[str]) -> list[Written]:
+        asked.extend(prompt.removeprefix("Question: ").removesuffix("\nAnswer:\n") for prompt in prompts)
+        return [Written(KNOWN[question], 0.5) for question in asked[-len(prompts) :]]
+
+    (found,) = RECALL.again([Written(text, 0.5)], [read], ask)
+    return found, asked
+
+
+def test_a_known_hop_is_replaced_and_what_is_read_is_not_asked() -> None:
+    found, asked = again("abook depends on brz.\nbrz is maintained by Bo Ek.\nSo: Bo Ek")
+    assert asked == ["Who maintains brz?"]
+    assert found.text == "abook depends on brz.\nbrz is maintained by Ann Lee.\nSo: Ann Lee"
+    assert found.confidence == 0.5  # the geometric mean of both
+
+
+def test_the_hop_behind_one_that_changed_is_asked_about_the_new_one() -> None:
+    said = "brz is maintained by Bo Ek.\nBo Ek lives in Rome.\nSo: Rome"
+    found, asked = again(said, [])
+    assert asked == ["Who maintains brz?", "Where does Ann Lee live?"]
+    assert found.text == "brz is maintained by Ann Lee.\nAnn Lee lives in Oslo.\nSo: Oslo"
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("brz is maintained by Bo Ek.", []),  # not an answer
+        ("Ann Lee lives in Ulm.\nSo: Ulm", []),  # a passage says so
+        ("It is brz.\nSo: brz", []),
+        ("dhex is maintained by Bo Ek.\nSo: Bo Ek", ["Who maintains dhex?"]),  # what comes back says nothing
+        (
+            "brz is maintained by Bo Ek.\nBo Ek likes tea.\nSo: tea",
+            ["Who maintains brz?"],
+        ),  # nobody knows what Ann likes
+        ("The passages do not say.\nSo: not in the passages", []),
+    ],
+)
+def test_an_answer_stays_where_nothing_better_is_known(text: str, asked: list[str]) -> None:
+    found, questions = again(text)
+    assert found == Written(text, 0.5) and questions == asked
+
+
+def test_what_is_shown_early_is_not_taken_back() -> None:
+    whole = "abook depends on brz.\nbrz is maintained by Bo Ek.\nSo: Bo Ek"
+    found, _ = again(whole)
+    for size in range(len(whole)):
+        shown = RECALL.settled(whole[:size], READ)
+        assert found.text.startswith(shown) and shown in ("", "abook depends on brz.\n")
+    assert final_answer(found.text) == "Ann Lee"

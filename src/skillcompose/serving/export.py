@@ -198,7 +198,10 @@ as a right one. Other abilities of the base model suffered, and were not measure
 
 def usage(run: Run, recipe: Recipe, form: str) -> str:
     """How this form is loaded."""
-    raw = f"The prompt is plain text, without a chat template:\n\n```\n[1] title: text\n\n{prompt('...')}```"
+    raw = (
+        'The prompt is plain text, without a chat template. What is written then is the line "nothing asked again" '
+        f"below:\n\n```\n[1] title: text\n\n{prompt('...')}```"
+    )
     if form == "gguf":
         return f"""`ollama create {recipe.name} -f Modelfile`, then ask with the question as prompt and the passages,
 one a line (`[1] title: text`), as system message. Ollama itself was not run here.

@@ -140,7 +140,8 @@ def test_another_composition_is_asked_and_nothing_else(
     skillcompose.train(recipe, tmp_path / "run", allow_unmastered=True)
     assert set(asked) == {"composed"}
     kept = {path.name for path in answers.iterdir()}
-    assert len(kept) == len(before) and len(kept - before) == len(asked), "answers of the old policy are removed"
+    # How many hops are asked again depends on what a policy says.
+    assert len(before - kept) >= 2 and len(kept - before) == len(asked), "answers of the old policy are removed"
 
 
 def test_policy_answers_with_hops_and_citations(finished_run: Path) -> None:

@@ -156,7 +156,8 @@ class Arm:
 
     def asked(self, name: str, adapter: Path) -> list[list[Any]]:
         """What the adapter got right of the test questions that `default` is asked."""
-        questions = TestSet(self.work).everything
+        tests = TestSet(self.work)
+        questions = tests.headline + tests.others
         texts = self.answered(adapter, questions, "test questions")
         found = [judged(name, q, t, exact_match(t, q.answers)) for q, t in zip(questions, texts, strict=True)]
         return [[getattr(prediction, column) for column in KEPT] for prediction in found]

@@ -96,8 +96,9 @@ class TestSet:
             ]
 
     @property
-    def everything(self) -> list[Question]:
-        return [q for skill in ATOMIC for q in self.atomic[skill]] + self.headline + self.seen
+    def others(self) -> list[Question]:
+        """All but the headline and the probes."""
+        return [q for skill in ATOMIC for q in self.atomic[skill]] + self.seen
 
     @staticmethod
     def _sample(questions: list[Question], per_level: int, rng: random.Random) -> list[Question]:
@@ -145,7 +146,7 @@ class Ladder:
             done += self._rung(skill, skill, self.tests.atomic[skill] + few)
         done += self._rung("exact_sum", "exact_sum", few)
         for name in ("start", "composed"):
-            done += self._rung(name, name, self.tests.everything)
+            done += self._rung(name, name, self.tests.headline) + self._rung(name, name, self.tests.others)
         done += self._rung("one_pass", "composed", self.tests.headline, again=False)
         if "traced" in self.model.peft_config:
             done += self._rung("traced", "traced", self.tests.headline)

@@ -12,13 +12,14 @@ RECALL = Recall(
         ("who maintains {subject}?", "{subject} is maintained by {object}."),
         ("Where does {subject} live?", "{subject} lives in {object}."),
         ("Which is it?", "It is {object}."),  # says nothing of whom
+        ("How is {subject} maintained?", "{subject} is maintained {object}."),  # of which the first is a form
     ]
 )
 READ = [Passage("d#1", "abook", "abook depends on brz. Ann Lee lives in Ulm.", "d.md", "")]
 KNOWN = {
     "Who maintains brz?": "brz is maintained by Ann Lee.\nSo: Ann Lee",
     "Where does Ann Lee live?": "Ann Lee lives in Oslo.\nAnn Lee is maintained by Bo.\nSo: Bo",
-    "Where does Bo Ek live?": "Bo Ek lives in Rome.\nSo: Rome",
+    "Where does Bo Ek live?": "Bo Ek lives in Rome.",
     "Who maintains dhex?": "I cannot say.",
 }
 
@@ -48,6 +49,17 @@ def test_the_hop_behind_one_that_changed_is_asked_about_the_new_one() -> None:
     assert found.text == "brz is maintained by Ann Lee.\nAnn Lee lives in Oslo.\nSo: Oslo"
 
 
+def test_what_changed_is_the_subject_of_every_hop_behind_it_and_the_answer_only_where_it_was() -> None:
+    found, asked = again("brz is maintained by Bo Ek.\nabook is needed by brz.\nBo Ek lives in Rome.\nSo: brz", [])
+    assert asked == ["Who maintains brz?", "Where does Ann Lee live?"]
+    assert found.text == "brz is maintained by Ann Lee.\nabook is needed by brz.\nAnn Lee lives in Oslo.\nSo: brz"
+
+
+def test_a_passage_that_names_both_sides_may_have_been_read() -> None:
+    given = [Passage("g#1", "Passage 1", "brz came in 2020. Bo Ek looks after it.", "given", "")]
+    assert again("brz is maintained by Bo Ek.\nSo: Bo Ek", given)[1] == []
+
+
 @pytest.mark.parametrize(
     ("text", "asked"),
     [
@@ -55,10 +67,9 @@ def test_the_hop_behind_one_that_changed_is_asked_about_the_new_one() -> None:
         ("Ann Lee lives in Ulm.\nSo: Ulm", []),  # a passage says so
         ("It is brz.\nSo: brz", []),
         ("dhex is maintained by Bo Ek.\nSo: Bo Ek", ["Who maintains dhex?"]),  # what comes back says nothing
-        (
-            "brz is maintained by Bo Ek.\nBo Ek likes tea.\nSo: tea",
-            ["Who maintains brz?"],
-        ),  # nobody knows what Ann likes
+        ("brz is maintained by Bo Ek.\nBo Ek likes tea.\nSo: tea", ["Who maintains brz?"]),  # not what Ann likes
+        ("Who lives in Ulm lives in Rome.\nSo: Rome", []),  # who lives where?
+        ("Bo Ek lives in Rom.\nSo: Rom", ["Where does Bo Ek live?"]),  # what comes back was cut
         ("The passages do not say.\nSo: not in the passages", []),
     ],
 )

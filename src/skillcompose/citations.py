@@ -7,7 +7,7 @@ from typing import Any
 from bm25s.stopwords import STOPWORDS_EN
 
 from skillcompose.prompts import mentions, normalise, sentences
-from skillcompose.types import Answer, Hop, Passage, ScoredPassage
+from skillcompose.types import Answer, Hop, ScoredPassage
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^\W_a-z])|\n")
 SHARED = 0.5  # of a hop's words before its last ones, in the sentence of a passage that says the same
@@ -20,16 +20,15 @@ def cite(completion: str, hits: Sequence[ScoredPassage]) -> tuple[Hop, ...]:
     about something that the hop names before, or say it in a sentence that is like the hop; or, where the hop names
     nothing else ("The package is abook"), be about that last thing.
     """
-    read = [hit.passage for hit in hits]
-    return tuple(Hop(hop, source(hop, read)) for hop in sentences(completion))
+    read = [(number, hit.passage.title, hit.passage.text) for number, hit in enumerate(hits, 1)]
+    return tuple(Hop(hop, _source(hop, read)) for hop in sentences(completion))
 
 
-def source(hop: str, read: Sequence[Passage]) -> int | None:
-    """The number of the passage that says this, from 1 on."""
+def _source(hop: str, read: Sequence[tuple[int, str, str]]) -> int | None:
     said = hop.rstrip(".").split()
     for size in (3, 2, 1):
         before, tail = " ".join(said[:-size]), " ".join(said[-size:])
-        holds = [(n, p.title, p.text) for n, p in enumerate(read, 1) if mentions(f"{p.title} {p.text}", tail)]
+        holds = [(number, title, text) for number, title, text in read if mentions(f"{title} {text}", tail)]
         words = {word for word in map(normalise, before.split()) if word not in STOPWORDS_EN}
         for number, title, _ in holds:
             if mentions(before, title):

@@ -13,11 +13,10 @@ from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skillcompose.citations import source
 from skillcompose.english import words_of
 from skillcompose.generation import Written, completions
 from skillcompose.progress import Progress
-from skillcompose.prompts import FINAL, final_answer, normalise, prompt
+from skillcompose.prompts import FINAL, final_answer, mentions, normalise, prompt
 from skillcompose.recipe import Recipe
 from skillcompose.types import Passage
 
@@ -50,9 +49,10 @@ class Recall:
 
     def __init__(self, relations: Iterable[Sequence[str]] = ()) -> None:
         self.relations = [(asked, stated) for asked, stated in relations]
+        # The longest first: "X is a member of Y" is a form of "X is a Y" too.
         self.patterns = [
-            (asked, stated, _pattern(stated))
-            for asked, stated in self.relations
+            (asked, stated, _pattern(stated, "+?", "+"), _pattern(stated, "+", "+?"))
+            for asked, stated in sorted(self.relations, key=lambda relation: -len(relation[1]))
             if "{subject}" in asked and "{subject}" in stated and "{object}" in stated
         ]
 
@@ -62,10 +62,14 @@ class Recall:
         return cls((words.questions[0], words.statement) for words in (words_of(name, recipe) for name in known))
 
     def known(self, sentence: str, read: Read) -> Known | None:
-        """The sentence as a fact of the weights; None where it is none, or where a passage states it."""
-        for asked, stated, pattern in self.patterns:
-            if found := pattern.fullmatch(sentence.strip()):
-                return Known(asked, stated, **found.groupdict()) if source(sentence, read) is None else None
+        """The sentence as a fact of the weights; None where it is none, can be read in two ways, or may have been read:
+        a passage names both sides of it."""
+        for asked, stated, first, last in self.patterns:
+            if (one := first.fullmatch(sentence.strip())) and (other := last.fullmatch(sentence.strip())):
+                found = Known(asked, stated, **one.groupdict())
+                texts = (f"{passage.title} {passage.text}" for passage in read)
+                told = any(mentions(text, found.subject) and mentions(text, found.object) for text in texts)
+                return None if told or one.groupdict() != other.groupdict() else found
         return None
 
     def again(self, said: Sequence[Written], read: Sequence[Read], ask: Ask) -> list[Written]:
@@ -88,18 +92,20 @@ class Recall:
         return kept
 
 
-def _pattern(statement: str) -> re.Pattern[str]:
+def _pattern(statement: str, subject: str, value: str) -> re.Pattern[str]:
+    """With the shortest subject, or the shortest value: "The author of What is Life is Ann" can be read in two ways."""
     pattern = re.escape(statement)
-    for name, what in (("subject", ".+?"), ("object", ".+")):
+    for name, size in (("subject", subject), ("object", value)):
         # A name that the statement says twice is the same one.
-        pattern = pattern.replace(rf"\{{{name}\}}", f"(?P<{name}>{what})", 1).replace(rf"\{{{name}\}}", f"(?P={name})")
+        field = rf"\{{{name}\}}"
+        pattern = pattern.replace(field, f"(?P<{name}>.{size})", 1).replace(field, f"(?P={name})")
     return re.compile(pattern)
 
 
 class Chain:
     """One answer whose known hops are asked again, first to last: `question`, `take`, until there is none left.
 
-    What changes is the subject of the hop behind it. Where that cannot be asked, the answer stays as it was.
+    What changes is the subject of hops behind it. Where one of them cannot be asked, the answer stays as it was.
     """
 
     def __init__(self, recall: Recall, said: Written, read: Read) -> None:
@@ -108,36 +114,36 @@ class Chain:
         if final_answer(said.text) is None:
             self.hops = []
         self.at, self.asking = 0, Known("", "", "", "")
-        self.moved: tuple[str, str] | None = None
-        """What the hop before said, and what it says now."""
+        self.moved: dict[str, str] = {}
+        """What hops said, normalised, and what they say now."""
         self.sure: list[float] = []
 
     def question(self) -> str | None:
         while self.at < len(self.hops):
             if found := self.recall.known(self.hops[self.at], self.read):
-                self.asking = found
-                if self.moved and normalise(found.subject) == normalise(self.moved[0]):
-                    self.asking = replace(found, subject=self.moved[1])
+                self.asking = replace(found, subject=self.moved.get(normalise(found.subject), found.subject))
                 return self.asking.asked()
-            if self.moved:
+            if any(mentions(self.hops[self.at], before) for before in self.moved):
                 self._leave()
             self.at += 1
         return None
 
     def take(self, said: Written) -> None:
-        found, asked = self.recall.known(said.text.split("\n", 1)[0], ()), self.asking
+        line, whole, _ = said.text.partition("\n")
+        found, asked = self.recall.known(line, ()) if whole else None, self.asking
         if found and found.answers(asked):
             self.sure.append(said.confidence)
             self.hops[self.at] = replace(asked, object=found.object).stated()
-            self.moved = (asked.object, found.object) if found.object != asked.object else None
-            if self.at == len(self.hops) - 1:
-                self.final = FINAL + found.object
-        elif self.moved:
+            if found.object != asked.object:
+                self.moved[normalise(asked.object)] = found.object
+                if normalise(final_answer(self.final) or "") == normalise(asked.object):
+                    self.final = FINAL + found.object
+        elif normalise(asked.subject) in map(normalise, self.moved.values()):
             self._leave()
         self.at += 1
 
     def _leave(self) -> None:
-        self.hops, self.moved, self.sure = [], None, []
+        self.hops, self.moved, self.sure = [], {}, []
 
     @property
     def written(self) -> Written:

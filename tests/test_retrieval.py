@@ -160,7 +160,9 @@ def test_a_policy_and_full_rag_read_in_steps(finished_run: Path, monkeypatch: py
 
     def write(prompts: list[str], found: list[list[ScoredPassage]]) -> list[Written]:
         written.append(prompts)
-        return [Written("The package is lurin.\nSo: lurin", 1.0)] if len(written) == 1 else original(prompts, found)
+        return (
+            [Written("The package is lurin.\nSo: lurin", [1.0, 1.0])] if len(written) == 1 else original(prompts, found)
+        )
 
     monkeypatch.setattr(policy, "_write", write)
     answer = policy.answer(question, ["Nothing of that."], steps=2)

@@ -29,21 +29,35 @@ class Sampling:
 
 
 class Written(NamedTuple):
-    """A completion, and the probability of it as a whole."""
+    """A completion without outer blanks, and the probability of each of its lines."""
 
     text: str
-    confidence: float
-
-
-class Tokens(list[int]):
-    """A completion as it grows, the end token included; greedy ones know how likely they are."""
-
-    log_prob = 0.0
+    lines: Sequence[float]
 
     @property
     def confidence(self) -> float:
-        """The probability of this completion, all tokens together."""
-        return math.exp(self.log_prob)
+        """The probability of the whole."""
+        return math.prod(self.lines)
+
+
+class Tokens(list[int]):
+    """A completion as it grows, the end token included; greedy ones know how likely each token is."""
+
+    def __init__(self) -> None:
+        self.log_probs: list[float] = []
+
+
+def written(tokenizer: PreTrainedTokenizerBase, ids: Tokens) -> Written:
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    lines = [0.0]
+    for value, log_prob in zip(ids, ids.log_probs, strict=True):
+        lines[-1] += log_prob
+        lines += [0.0] * tokenizer.decode([value]).count("\n")
+    before = text[: len(text) - len(text.lstrip())].count("\n")
+    text = text.strip()
+    count = text.count("\n") + 1
+    lines = (lines[before:] + [0.0] * count)[:count]  # a token's text may be another alone
+    return Written(text, [math.exp(line) for line in lines])
 
 
 def completions(
@@ -56,7 +70,7 @@ def completions(
 ) -> list[Written]:
     """One greedy completion per prompt, in the order of the prompts."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
-    found = [Written("", 0.0)] * len(prompts)
+    found = [Written("", [])] * len(prompts)
     batches: list[list[int]] = []
     for i in together(encoded):
         batch = [*batches[-1], i] if batches else []
@@ -66,7 +80,7 @@ def completions(
     for batch in progress.each(batches, what, len(batches)) if progress else batches:
         rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
         for i, ids in zip(batch, rows, strict=True):
-            found[i] = Written(tokenizer.decode(ids, skip_special_tokens=True).strip(), ids.confidence)
+            found[i] = written(tokenizer, ids)
     return found
 
 
@@ -122,7 +136,7 @@ def steps(
         for row, value, log_prob in zip(alive, token.tolist(), likely, strict=True):
             if not rows[row] or rows[row][-1] != end:
                 rows[row].append(value)
-                rows[row].log_prob += log_prob
+                rows[row].log_probs.append(log_prob)
         yield rows
         finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skillcompose.computing import in_one_thread
-from skillcompose.generation import BATCH_TOKENS, Tokens, Written, choose, next_logits, token_log_probs
+from skillcompose.generation import BATCH_TOKENS, Tokens, choose, next_logits, token_log_probs, written
 from skillcompose.kernels.cache import GrowingCache
 from skillcompose.prefill import prefill
 from skillcompose.prompts import prompt
@@ -91,7 +91,7 @@ class Live:
         left = []
         for one, text in zip(self.growing, texts, strict=True):
             if self.decoding.over(one.ids):
-                self._take(one, text.strip())
+                self._take(one)
                 continue
             left.append(one)
             if one.chain is None and text.count("\n") > one.lines:
@@ -100,9 +100,9 @@ class Live:
                 one.answer = replace(one.answer, completion=settled)
         self.growing = left
 
-    def _take(self, one: Growing, text: str) -> None:
+    def _take(self, one: Growing) -> None:
         """What is whole: the answer, or a hop that was asked again. The next such hop waits before all others."""
-        said = Written(text, one.ids.confidence)
+        said = written(self.policy.tokenizer, one.ids)
         one.written += len(one.ids)
         if one.chain is None:
             one.cut = one.ids[-1] != self.decoding.end
@@ -114,8 +114,8 @@ class Live:
             self.waiting.appendleft(one)
         else:
             one.done = True
-            text, confidence = one.chain.written
-            one.answer = self.policy.read(text, one.hits, one.answer.prompt, confidence)
+            said = one.chain.written
+            one.answer = self.policy.read(said.text, one.hits, one.answer.prompt, said.confidence)
 
 
 class Decoding:
@@ -159,7 +159,7 @@ class Decoding:
         likely = token_log_probs(self.logits, token)
         for row, value, log_prob in zip(self.rows, token.tolist(), likely, strict=True):
             row.append(value)
-            row.log_prob += log_prob
+            row.log_probs.append(log_prob)
         self.keep([row for row in self.rows if not self.over(row)])
         if self.rows:
             token = torch.tensor([row[-1] for row in self.rows], device=self.mask.device)

@@ -5,7 +5,6 @@ of `debian.yaml` end at, a policy knows 215 closed book, 196 beside the passages
 every hop that no passage states is asked as a question of its own, and what that says takes its place.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +115,8 @@ class Chain:
         self.at, self.asking = 0, Known("", "", "", "")
         self.moved: dict[str, str] = {}
         """What hops said, normalised, and what they say now."""
-        self.sure: list[float] = []
+        self.sure = list(said.lines)
+        """The probability of each line."""
 
     def question(self) -> str | None:
         while self.at < len(self.hops):
@@ -132,26 +132,22 @@ class Chain:
         line, whole, _ = said.text.partition("\n")
         found, asked = self.recall.known(line, ()) if whole else None, self.asking
         if found and found.answers(asked):
-            self.sure.append(said.confidence)
+            self.sure[self.at] = said.lines[0]
             self.hops[self.at] = replace(asked, object=found.object).stated()
             if found.object != asked.object:
                 self.moved[normalise(asked.object)] = found.object
                 if normalise(final_answer(self.final) or "") == normalise(asked.object):
-                    self.final = FINAL + found.object
+                    self.final, self.sure[-1] = FINAL + found.object, 1.0
         elif normalise(asked.subject) in map(normalise, self.moved.values()):
             self._leave()
         self.at += 1
 
     def _leave(self) -> None:
-        self.hops, self.moved, self.sure = [], {}, []
+        self.hops, self.moved = [], {}
 
     @property
     def written(self) -> Written:
-        """Its confidence is the geometric mean of the whole answer's as it was first said and of what was asked again:
-        together they tell right answers from wrong ones better than either."""
-        if not self.sure:
-            return self.said
-        return Written("\n".join([*self.hops, self.final]), math.sqrt(self.said.confidence * math.prod(self.sure)))
+        return Written("\n".join([*self.hops, self.final]), self.sure) if self.hops else self.said
 
 
 def answers(

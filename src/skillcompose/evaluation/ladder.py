@@ -26,7 +26,7 @@ from skillcompose.stages import Work
 from skillcompose.types import Fact, Level, Passage, Question, Skill, read_json, read_jsonl, write_json
 
 EXAMPLES = 2
-ANSWERS = 1  # raise it when the same model would answer the same prompts otherwise
+ANSWERS = 2  # raise it when the same model would answer the same prompts otherwise
 Write = Callable[[str, Sequence[Passage]], str]
 Match = Callable[[str, Sequence[str]], bool]
 

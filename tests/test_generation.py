@@ -1,5 +1,6 @@
 """Rows that are decoded together give what each would give alone."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from skillcompose.generation import Sampling, choose, completions, generate
+from skillcompose.generation import Sampling, Tokens, choose, completions, generate, written
 from skillcompose.live import Live
 from skillcompose.models import load_base
 
@@ -30,12 +31,24 @@ def test_greedy_decoding_equals_transformers(tiny_model: Path, names: list[str],
 def test_an_answers_confidence_is_the_probability_of_its_tokens(tiny_model: Path) -> None:
     model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
     prompts = ["Question: What is the size of brol?\nAnswer:\n", "Is it?"]
-    for text, (_, confidence) in zip(prompts, completions(model, tokenizer, prompts, 6), strict=True):
+    for text, said in zip(prompts, completions(model, tokenizer, prompts, 6), strict=True):
         start = tokenizer(text, add_special_tokens=False).input_ids
-        (written,) = generate(model, tokenizer, [start], 1, Sampling(6))
-        likely = model(torch.tensor([start + written])).logits[0, len(start) - 1 : -1].softmax(-1)
-        assert confidence == pytest.approx(likely[range(len(written)), written].prod().item(), rel=1e-3)
-        assert 0 < confidence < 1
+        (ids,) = generate(model, tokenizer, [start], 1, Sampling(6))
+        likely = model(torch.tensor([start + ids])).logits[0, len(start) - 1 : -1].softmax(-1)
+        assert said.confidence == pytest.approx(likely[range(len(ids)), ids].prod().item(), rel=1e-3)
+        assert 0 < said.confidence < 1
+
+
+def test_each_line_has_its_own_probability(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    ids = Tokens()
+    for line, log_prob in (("\n", -9.0), ("brol needs fenk.\n", -1.0), ("\n", -2.0), ("So: fenk", -3.0), ("\n", -9.0)):
+        new = tokenizer(line, add_special_tokens=False).input_ids
+        ids += new
+        ids.log_probs += [log_prob] + [0.0] * (len(new) - 1)
+    said = written(tokenizer, ids)
+    assert said.text == "brol needs fenk.\n\nSo: fenk"
+    assert said.lines == pytest.approx([math.exp(-10), math.exp(-2), math.exp(-12)])
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

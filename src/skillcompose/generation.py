@@ -49,15 +49,13 @@ class Tokens(list[int]):
 
 def written(tokenizer: PreTrainedTokenizerBase, ids: Tokens) -> Written:
     text = tokenizer.decode(ids, skip_special_tokens=True)
-    lines = [0.0]
-    for value, log_prob in zip(ids, ids.log_probs, strict=True):
-        lines[-1] += log_prob
-        lines += [0.0] * tokenizer.decode([value]).count("\n")
-    before = text[: len(text) - len(text.lstrip())].count("\n")
+    line = -text[: len(text) - len(text.lstrip())].count("\n")  # blank lines count to the one beside them
     text = text.strip()
-    count = text.count("\n") + 1
-    lines = (lines[before:] + [0.0] * count)[:count]  # a token's text may be another alone
-    return Written(text, [math.exp(line) for line in lines])
+    lines = [0.0] * (text.count("\n") + 1)
+    for value, log_prob in zip(ids, ids.log_probs, strict=True):
+        lines[min(max(line, 0), len(lines) - 1)] += log_prob
+        line += tokenizer.decode([value]).count("\n")
+    return Written(text, [math.exp(log_prob) for log_prob in lines])
 
 
 def completions(

@@ -73,7 +73,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        9,
+        10,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
         keeps=("answers",),

@@ -48,6 +48,7 @@ class Tokens(list[int]):
 
 
 def written(tokenizer: PreTrainedTokenizerBase, ids: Tokens) -> Written:
+    """A whole completion, from its tokens."""
     text = tokenizer.decode(ids, skip_special_tokens=True)
     line = -text[: len(text) - len(text.lstrip())].count("\n")  # blank lines count to the one beside them
     text = text.strip()

@@ -34,6 +34,7 @@ class Growing:
     """What is answered now: the prompt, or a known hop of the answer, again."""
     ids: Tokens = field(default_factory=Tokens)
     lines: int = 0
+    """Whole lines of the answer that were looked at: which of them will stay?"""
     chain: Chain | None = None
     written: int = 0
     """Tokens of all that was answered."""

@@ -124,7 +124,7 @@ class Policy:
     ) -> list[Answer]:
         """Answer greedily, each question from its own passages or from those that the retriever finds.
 
-        What no passage states is asked again alone, where the weights know it best (`recall.py`).
+        What only the weights can have said is asked again alone, where they know it best (`recall.py`).
 
         Args:
             questions: What is asked.

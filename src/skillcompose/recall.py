@@ -1,8 +1,9 @@
 """What an answer says from the weights, asked again alone: closed book, one hop at a time.
 
 Beside passages and behind another sentence a fact is recalled less surely than alone: of 218 that composite questions
-of `debian.yaml` end at, a policy knows 215 closed book, 196 beside the passages and 151 as the second sentence. So
-every hop that no passage states is asked as a question of its own, and what that says takes its place.
+of `debian.yaml` end at, a policy knows 215 closed book, 196 beside the passages and 151 as the second sentence
+(`benchmarks/recall.py`). So every hop of which no passage names both sides is asked as a question of its own, and what
+that says takes its place.
 """
 
 import re
@@ -109,7 +110,7 @@ class Chain:
 
     def __init__(self, recall: Recall, said: Written, read: Read) -> None:
         self.recall, self.said, self.read = recall, said, read
-        *self.hops, self.final = said.text.strip().split("\n")
+        *self.hops, self.final = said.text.split("\n")
         if final_answer(said.text) is None:
             self.hops = []
         self.at, self.asking = 0, Known("", "", "", "")

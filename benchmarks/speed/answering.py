@@ -45,27 +45,30 @@ def record(run: Path) -> list[Rung]:
             found.append((rung, adapter, prompts))
             return super()._answer(rung, adapter, prompts)
 
-    Recorded(work_of(run)).climb()
+    with tempfile.TemporaryDirectory() as scratch:
+        Recorded(work_of(run, Path(scratch))).climb()
     return found
 
 
-def work_of(run: Path) -> Any:
+def work_of(run: Path, folder: Path) -> Any:
+    """Answers are kept in `folder`: in a new one all are given anew."""
     from skillcompose.pipeline import load_recipe
     from skillcompose.progress import Progress
     from skillcompose.run import Run
     from skillcompose.stages import Work
 
     opened = Run.open(run)
-    return Work(load_recipe(opened), run, opened, Progress())
+    return Work(load_recipe(opened), folder, opened, Progress())
 
 
 def ours(run: Path, asked: list[Rung]) -> tuple[float, list[list[str]]]:
     from skillcompose.evaluation.ladder import Ladder
 
-    ladder = Ladder(work_of(run))
-    begin = time.monotonic()
-    texts = [[said.text for said in ladder._answer(*rung)] for rung in asked]
-    return time.monotonic() - begin, texts
+    with tempfile.TemporaryDirectory() as scratch:
+        ladder = Ladder(work_of(run, Path(scratch)))
+        begin = time.monotonic()
+        texts = [[said.text for said in ladder._answer(*rung)] for rung in asked]
+        return time.monotonic() - begin, texts
 
 
 def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str]]]:
@@ -77,9 +80,11 @@ def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str
     from skillcompose.builtin import resolve
     from skillcompose.machine import fast_dtype
     from skillcompose.models import load_tokenizer, quiet_libraries
+    from skillcompose.pipeline import load_recipe
+    from skillcompose.run import Run
 
     quiet_libraries()
-    recipe = work_of(run).recipe
+    recipe = load_recipe(Run.open(run))
     folder = resolve(recipe.model)
     tokenizer = load_tokenizer(folder)
     composition, adapters = run / "06-composition", run / "05-adapters"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from skillcompose.generation import Sampling, Tokens, choose, completions, generate, written
+from skillcompose.generation import Sampling, Tokens, Written, choose, completions, generate, written
 from skillcompose.live import Live
 from skillcompose.models import load_base
 
@@ -49,6 +49,28 @@ def test_each_line_has_its_own_probability(tiny_model: Path) -> None:
     said = written(tokenizer, ids)
     assert said.text == "brol needs fenk.\n\nSo: fenk"
     assert said.lines == pytest.approx([math.exp(-10), math.exp(-2), math.exp(-12)])
+
+
+def test_a_line_is_the_first_one_of_the_completion(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_base(str(tiny_model)), AutoTokenizer.from_pretrained(tiny_model)
+    script: list[int] = tokenizer("\nbrol needs fenk.\nSo: fenk", add_special_tokens=False).input_ids
+    script.append(tokenizer.eos_token_id)
+    taken: list[int] = []
+
+    def scripted(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        taken.append(script[len(taken)])
+        return torch.full((len(logits), 1), taken[-1])
+
+    def said(max_new_tokens: int, line: bool) -> Written:
+        taken.clear()
+        return completions(model, tokenizer, ["Is it?"], max_new_tokens, line=line)[0]
+
+    monkeypatch.setattr("skillcompose.generation.choose", scripted)
+    whole, line, cut = said(40, line=False), said(40, line=True), said(4, line=True)
+    assert whole.text == "brol needs fenk.\nSo: fenk"
+    assert line.text == "brol needs fenk." and line.lines == pytest.approx(whole.lines[:1])
+    assert cut.text == ""
+    assert len(taken) == 4
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

@@ -108,7 +108,7 @@ def test_an_interrupted_evaluation_asks_no_rung_again(
     asked: list[str] = []
 
     def answered(*arguments: Any) -> list[Written]:
-        asked.append(arguments[-1])
+        asked.append(arguments[5])
         if len(asked) == 4:
             raise KeyboardInterrupt
         return completions(*arguments)
@@ -130,7 +130,7 @@ def test_another_composition_is_asked_and_nothing_else(
     asked: list[str] = []
 
     def answered(*arguments: Any) -> list[Written]:
-        asked.append(arguments[-1])
+        asked.append(arguments[5])
         return completions(*arguments)
 
     used: set[str] = set()

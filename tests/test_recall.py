@@ -17,9 +17,9 @@ RECALL = Recall(
 )
 READ = [Passage("d#1", "abook", "abook depends on brz. Ann Lee lives in Ulm.", "d.md", "")]
 KNOWN = {
-    "Who maintains brz?": "brz is maintained by Ann Lee.\nSo: Ann Lee",
-    "Where does Ann Lee live?": "Ann Lee lives in Oslo.\nAnn Lee is maintained by Bo.\nSo: Bo",
-    "Where does Bo Ek live?": "Bo Ek lives in Rome.",
+    "Who maintains brz?": "brz is maintained by Ann Lee.",
+    "Where does Ann Lee live?": "Ann Lee lives in Oslo.",
+    "Where does Bo Ek live?": "",
     "Who maintains dhex?": "I cannot say.",
 }
 
@@ -33,9 +33,7 @@ def again(text: str, read: list[Passage] = READ) -> tuple[Written, list[str]]:
 
     def ask(prompts: list[str]) -> list[Written]:
         asked.extend(prompt.removeprefix("Question: ").removesuffix("\nAnswer:\n") for prompt in prompts)
-        return [
-            Written(KNOWN[question], [0.8, *[0.5] * KNOWN[question].count("\n")]) for question in asked[-len(prompts) :]
-        ]
+        return [Written(KNOWN[question], [0.8]) for question in asked[-len(prompts) :]]
 
     (found,) = RECALL.again([said(text)], [read], ask)
     return found, asked

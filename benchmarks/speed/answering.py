@@ -29,8 +29,8 @@ from skillcompose.types import read_json, write_json
 
 BATCH, EVERY = 16, 4
 SIDES = ("single", "batches", "ours")
-Rung = tuple[str, str | None, list[str]]
-"""Its name, its adapter, the prompts."""
+Rung = tuple[str, str | None, list[str], bool]
+"""Its name, its adapter, the prompts, whether the first line is all that is wanted."""
 
 
 def record(run: Path) -> list[Rung]:
@@ -41,9 +41,9 @@ def record(run: Path) -> list[Rung]:
     found: list[Rung] = []
 
     class Recorded(Ladder):
-        def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[Written]:
-            found.append((rung, adapter, prompts))
-            return super()._answer(rung, adapter, prompts)
+        def _answer(self, rung: str, adapter: str | None, prompts: list[str], line: bool = False) -> list[Written]:
+            found.append((rung, adapter, prompts, line))
+            return super()._answer(rung, adapter, prompts, line)
 
     with tempfile.TemporaryDirectory() as scratch:
         Recorded(work_of(run, Path(scratch))).climb()
@@ -90,8 +90,10 @@ def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str
     composition, adapters = run / "06-composition", run / "05-adapters"
     places = {name: composition / name for name in ("composed", "start", "traced")}
     places["exact_sum"] = composition / "merged"
+    (line_break,) = tokenizer("\n", add_special_tokens=False).input_ids
     seconds, texts = 0.0, []
-    for _, adapter, prompts in asked:
+    for _, adapter, prompts, line in asked:
+        ends = [tokenizer.eos_token_id, *[line_break] * line]
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype())
         if adapter:
             model = PeftModel.from_pretrained(model, places.get(adapter, adapters / adapter)).merge_and_unload()
@@ -109,10 +111,15 @@ def stock(run: Path, asked: list[Rung], size: int) -> tuple[float, list[list[str
             )
             with torch.no_grad():
                 rows = model.generate(
-                    **batch, max_new_tokens=recipe.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+                    **batch,
+                    max_new_tokens=recipe.max_new_tokens,
+                    do_sample=False,
+                    eos_token_id=ends,
+                    pad_token_id=tokenizer.pad_token_id,
                 )
             decoded = tokenizer.batch_decode(rows[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
-            found |= zip(chosen, map(str.strip, decoded), strict=True)
+            whole = [text.strip() if not line or "\n" in text else "" for text in decoded]
+            found |= zip(chosen, whole, strict=True)
         seconds += time.monotonic() - begin
         texts.append([found[i] for i in range(len(prompts))])
     return seconds, texts
@@ -138,8 +145,10 @@ class Turns(Series):
         self.run, self.every, self.some = run, folder / "every.json", folder / "some.json"
         asked = record(run)
         write_json(self.every, asked)
-        write_json(self.some, [(rung, adapter, prompts[::EVERY]) for rung, adapter, prompts in asked])
-        self.count, self.fewer = (sum(len(prompts) for *_, prompts in read_json(f)) for f in (self.every, self.some))
+        write_json(self.some, [(rung, adapter, prompts[::EVERY], line) for rung, adapter, prompts, line in asked])
+        self.count, self.fewer = (
+            sum(len(prompts) for _, _, prompts, _ in read_json(f)) for f in (self.every, self.some)
+        )
 
     def exact(self) -> dict[str, Any]:
         """Seconds of each side in fp32, in which all have to give the same answers."""

@@ -22,10 +22,11 @@ BATCH_TOKENS = 24_000  # prompts and answers of one batch, padding included
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy."""
+    """`temperature` 0 is greedy; `line`: the first line is all that is wanted."""
 
     max_new_tokens: int
     temperature: float = 0.0
+    line: bool = False
 
 
 class Written(NamedTuple):
@@ -43,12 +44,23 @@ class Written(NamedTuple):
 class Tokens(list[int]):
     """A completion as it grows, the end token included; greedy ones know how likely each token is."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: bool = False) -> None:
         self.log_probs: list[float] = []
+        self.line = line
+        """Its first line is all that is wanted."""
+
+    def ended(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return self[-1] == tokenizer.eos_token_id or (self.line and self.broken(tokenizer))
+
+    def broken(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether its first line has an end."""
+        return "\n" in tokenizer.decode(self, skip_special_tokens=True).lstrip()
 
 
 def written(tokenizer: PreTrainedTokenizerBase, ids: Tokens) -> Written:
-    """A whole completion, from its tokens."""
+    """A whole completion, from its tokens; of a line that is not whole nothing."""
+    if ids.line and not ids.broken(tokenizer):
+        return Written("", [1.0])
     text = tokenizer.decode(ids, skip_special_tokens=True)
     line = -text[: len(text) - len(text.lstrip())].count("\n")  # blank lines count to the one beside them
     text = text.strip()
@@ -66,8 +78,9 @@ def completions(
     max_new_tokens: int,
     progress: Progress | None = None,
     what: str = "answering",
+    line: bool = False,
 ) -> list[Written]:
-    """One greedy completion per prompt, in the order of the prompts."""
+    """One greedy completion per prompt, in the order of the prompts; or its first line, where it has more."""
     encoded = [tokenizer(text, add_special_tokens=False).input_ids for text in prompts]
     found = [Written("", [])] * len(prompts)
     batches: list[list[int]] = []
@@ -77,7 +90,7 @@ def completions(
             batches.append([])
         batches[-1].append(i)
     for batch in progress.each(batches, what, len(batches)) if progress else batches:
-        rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens))
+        rows = generate(model, tokenizer, [encoded[i] for i in batch], 1, Sampling(max_new_tokens, line=line))
         for i, ids in zip(batch, rows, strict=True):
             found[i] = written(tokenizer, ids)
     return found
@@ -127,17 +140,18 @@ def steps(
     logits = logits.repeat_interleave(num_generations, 0)
     mask = mask.repeat_interleave(num_generations, 0)
     position = mask.sum(-1)
-    rows = [Tokens() for _ in range(len(logits))]
+    rows = [Tokens(sampling.line) for _ in range(len(logits))]
     alive = list(range(len(rows)))
+    finished = [False] * len(rows)
     for step in range(sampling.max_new_tokens):
         token = choose(logits, sampling.temperature)[:, 0]
         likely = token_log_probs(logits, token) if sampling.temperature == 0 else [0.0] * len(token)
-        for row, value, log_prob in zip(alive, token.tolist(), likely, strict=True):
-            if not rows[row] or rows[row][-1] != end:
+        for i, (row, value, log_prob) in enumerate(zip(alive, token.tolist(), likely, strict=True)):
+            if not finished[i]:
                 rows[row].append(value)
                 rows[row].log_probs.append(log_prob)
+                finished[i] = rows[row].ended(tokenizer)
         yield rows
-        finished = [rows[row][-1] == end for row in alive]
         if all(finished) or step + 1 == sampling.max_new_tokens:
             break
         # Prompts keep equally many rows: a finished one fills the place of one that another prompt still needs.
@@ -149,7 +163,7 @@ def steps(
             kept = [i for number in needed for i in parts[number][:most]]
             keep, group = torch.tensor(kept, device=place), most
             cache.keep(torch.tensor(needed, device=place), keep)
-            alive = [alive[i] for i in kept]
+            alive, finished = [alive[i] for i in kept], [finished[i] for i in kept]
             token, mask, position = token[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = next_logits(model, cache, token, mask, position)

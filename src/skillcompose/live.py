@@ -82,7 +82,8 @@ class Live:
         while self.waiting and self.decoding.fit([*(one.asked for one in new), self.waiting[0].asked]):
             new.append(self.waiting.popleft())
         if new:
-            for one, ids in zip(new, self.decoding.join([one.asked for one in new]), strict=True):
+            lines = [one.chain is not None for one in new]
+            for one, ids in zip(new, self.decoding.join([one.asked for one in new], lines), strict=True):
                 one.ids = ids
             self.growing += new
         if not self.growing:  # all have left
@@ -106,7 +107,7 @@ class Live:
         said = written(self.policy.tokenizer, one.ids)
         one.written += len(one.ids)
         if one.chain is None:
-            one.cut = one.ids[-1] != self.decoding.end
+            one.cut = not one.ids.ended(self.policy.tokenizer)
             one.chain = Chain(self.policy.recall, said, [hit.passage for hit in one.hits])
         else:
             one.chain.take(said)
@@ -126,7 +127,7 @@ class Decoding:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
-        self.model, self.end, self.max_new_tokens = model, tokenizer.eos_token_id, max_new_tokens
+        self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
         self.rows: list[Tokens] = []
         self.cache, self.logits, self.mask = GrowingCache(model.config), torch.empty(0), torch.empty(0)
 
@@ -138,9 +139,9 @@ class Decoding:
         return self.cache.joins and (len(self.rows) + len(prompts)) * longest <= BATCH_TOKENS
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[list[int]]) -> list[Tokens]:
-        """Lists that `step` appends a token to, until they end or are as long as they may be."""
-        cache, logits, mask = prefill(self.model, self.end, prompts)
+    def join(self, prompts: Sequence[list[int]], lines: Sequence[bool]) -> list[Tokens]:
+        """Lists that `step` appends a token to, until they end or are as long as may be; `lines` end with the first."""
+        cache, logits, mask = prefill(self.model, self.tokenizer.eos_token_id, prompts)
         if self.rows:
             width = max(self.mask.shape[1], mask.shape[1])
             self.cache.join(cache, width)
@@ -149,7 +150,7 @@ class Decoding:
         else:
             self.cache = cache
         self.logits, self.mask = logits, mask
-        new = [Tokens() for _ in prompts]
+        new = list(map(Tokens, lines))
         self.rows += new
         return new
 
@@ -168,8 +169,8 @@ class Decoding:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
             self.logits = next_logits(self.model, self.cache, token, self.mask, position)
 
-    def over(self, row: list[int]) -> bool:
-        return len(row) == self.max_new_tokens or (bool(row) and row[-1] == self.end)
+    def over(self, row: Tokens) -> bool:
+        return len(row) == self.max_new_tokens or (bool(row) and row.ended(self.tokenizer))
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[list[int]]) -> None:

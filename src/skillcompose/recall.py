@@ -73,7 +73,7 @@ class Recall:
         return None
 
     def again(self, said: Sequence[Written], read: Sequence[Read], ask: Ask) -> list[Written]:
-        """The answers with what `ask` says closed book in the place of their known hops."""
+        """The answers with the line that `ask` says closed book in the place of each known hop."""
         chains = [Chain(self, one, passages) for one, passages in zip(said, read, strict=True)]
         while asked := [(chain, question) for chain in chains if (question := chain.question())]:
             prompts = list(dict.fromkeys(prompt(question) for _, question in asked))
@@ -130,8 +130,7 @@ class Chain:
         return None
 
     def take(self, said: Written) -> None:
-        line, whole, _ = said.text.partition("\n")
-        found, asked = self.recall.known(line, ()) if whole else None, self.asking
+        found, asked = self.recall.known(said.text, ()), self.asking
         if found and found.answers(asked):
             self.sure[self.at] = said.lines[0]
             self.hops[self.at] = replace(asked, object=found.object).stated()
@@ -163,4 +162,4 @@ def answers(
 ) -> list[Written]:
     """One greedy answer per prompt, its known hops asked again; `read` are the passages of each prompt."""
     ask = partial(completions, model, tokenizer, max_new_tokens=max_new_tokens, progress=progress, what=what)
-    return recall.again(ask(prompts), read, ask)
+    return recall.again(ask(prompts), read, partial(ask, line=True))

@@ -156,18 +156,17 @@ class Ladder:
                 done += [replace(p, skill=kind) for p in self._rung(name, name, own)] if own else []
         return done + self._full_rag()
 
-    def _answer(self, rung: str, adapter: str | None, prompts: list[str]) -> list[Written]:
+    def _answer(self, rung: str, adapter: str | None, prompts: list[str], line: bool = False) -> list[Written]:
         if not prompts:  # all its bridges are seen ones, say; a tokenizer takes no empty list
             return []
         weights = self.weights[adapter] if adapter else None
-        done = self.answers / f"{digest([ANSWERS, self.base, weights, prompts, self.recipe.max_new_tokens])}.json"
+        done = self.answers / f"{digest([ANSWERS, self.base, weights, prompts, self.recipe.max_new_tokens, line])}.json"
         self.used.add(done)
         if not done.is_file():
             begin = time.monotonic()
             with using(self.model, adapter):
-                said = completions(
-                    self.model, self.tokenizer, prompts, self.recipe.max_new_tokens, self.work.progress, rung
-                )
+                limit, progress = self.recipe.max_new_tokens, self.work.progress
+                said = completions(self.model, self.tokenizer, prompts, limit, progress, rung, line)
             done.parent.mkdir(exist_ok=True)
             write_json(done, {"answers": said, "seconds": time.monotonic() - begin})
         found = read_json(done)
@@ -195,7 +194,7 @@ class Ladder:
         ask = partial(self._answer, rung, adapter)
         said = ask([written(q.text, q.passages) for q in asked])
         if again and adapter not in (None, Skill.CONTEXTUAL):
-            said = self.recall.again(said, [q.passages for q in asked], ask)
+            said = self.recall.again(said, [q.passages for q in asked], partial(ask, line=True))
         found = zip(asked, said, strict=True)
         return [judged(rung, q, one.text, match(one.text, q.answers), one.confidence) for q, one in found]
 

@@ -31,13 +31,14 @@ from stock import LORA, Series, in_own_process, shares, stock_policy
 from skillcompose.machine import fast_dtype
 
 PROMPTS, GROUP, NEW = 4, 8, 32
+BETA = 0.02
 MICRO_BATCHES = (4, 8, 16, 32)
 MEMORY_GIB = 20
 SEED = 0
 
 
-def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out: Path, profile: bool) -> None:
-    """Runs in a process of its own; writes seconds, loss, gradients, peak memory, or a profile to `out`."""
+def side(given: argparse.Namespace) -> None:
+    """Runs in a process of its own; writes seconds, loss, gradients, peak memory, or a profile to `given.out`."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -48,16 +49,18 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     from skillcompose.models import load_base, load_tokenizer, new_adapter
     from skillcompose.training import machine_settings
 
-    folder = resolve(model)
+    name, group, micro, profile = given.side, given.group, given.micro, given.profile
+    folder = resolve(given.model)
     tokenizer = load_tokenizer(folder)
     policy = stock_policy(folder, SEED) if name == "stock" else new_adapter(load_base(folder), LORA, SEED)
     torch.manual_seed(SEED)
     for parameter_name, parameter in policy.named_parameters():
         if "lora_B" in parameter_name:
             parameter.data.normal_(0, 0.01)
-    words = torch.randint(1000, len(tokenizer) - 1, (PROMPTS, prompt_tokens)).tolist()
+    words = torch.randint(1000, len(tokenizer) - 1, (PROMPTS, given.prompt)).tolist()
     completions = torch.randint(1000, len(tokenizer) - 1, (PROMPTS * group, NEW)).tolist()
-    rewards = [float(i % group < 1 + i // group) for i in range(PROMPTS * group)]
+    # The first `given.equal` groups have nothing to learn from.
+    rewards = [float(i // group >= given.equal and i % group < 1 + i // group) for i in range(PROMPTS * group)]
     found: dict[str, Any] = {}
     traces = {part: torch.profiler.profile() if profile else nullcontext() for part in ("seconds", "sampling")}
 
@@ -82,10 +85,10 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     def reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         return [rewards[completions.index(list(ids))] for ids in completion_ids]
 
-    settings = machine_settings(out.parent / "trainer", SEED) | {"save_strategy": "no"}
+    settings = machine_settings(given.out.parent / "trainer", SEED) | {"save_strategy": "no"}
     arguments = GRPOConfig(
         **settings,
-        beta=0.02,
+        beta=given.beta,
         loss_type="dr_grpo",
         num_generations=group,
         per_device_train_batch_size=micro,
@@ -132,7 +135,7 @@ def side(name: str, model: str, prompt_tokens: int, group: int, micro: int, out:
     if profile:
         found["shares"] = {part: shares(trace, found[part]) for part, trace in traces.items()}
     found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    torch.save(found, out)
+    torch.save(found, given.out)
 
 
 def run(
@@ -143,11 +146,15 @@ def run(
     group: int = GROUP,
     dtype: str | None = None,
     profile: bool = False,
+    beta: float = BETA,
+    equal: int = 0,
+    preload: bool = False,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.pt"
         given = ["--model", model, "--prompt", prompt, "--group", group, "--micro", micro, *["--profile"] * profile]
-        in_own_process(__file__, "--side", name, "--out", out, *given, dtype=dtype)
+        given += ["--beta", beta, "--equal", equal]
+        in_own_process(__file__, "--side", name, "--out", out, *given, dtype=dtype, preload=preload)
         result: dict[str, Any] = torch.load(out)
         return result
 
@@ -235,17 +242,11 @@ def main() -> None:
     parser.add_argument("--micro", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--beta", type=float, default=BETA)
+    parser.add_argument("--equal", type=int, default=0)
     options = parser.parse_args()
     if options.side:
-        side(
-            options.side,
-            options.model,
-            options.prompt,
-            options.group,
-            options.micro,
-            options.out,
-            options.profile,
-        )
+        side(options)
         return
     result = compare(options.model, options.prompt, options.repeats or (5 if options.prompt < 1000 else 3))
     print(json.dumps(result, indent=2))

@@ -11,6 +11,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import claims
 
+from skillcompose.allocator import environment
+
 LORA = {"r": 32, "lora_alpha": 64, "target_modules": "all-linear"}
 
 
@@ -28,9 +30,9 @@ def stock_policy(folder: str, seed: int) -> Any:
     return get_peft_model(base, LoraConfig(**LORA, task_type="CAUSAL_LM"))
 
 
-def in_own_process(script: str, *arguments: Any, dtype: str | None = None) -> str:
-    """The last line that one side printed; its memory, threads and caches are its own."""
-    wanted = {"SKILLCOMPOSE_DTYPE": dtype} if dtype else {}
+def in_own_process(script: str, *arguments: Any, dtype: str | None = None, preload: bool = False) -> str:
+    """The last line that one side printed; its memory, threads and caches are its own, `preload` its allocator."""
+    wanted = ({"SKILLCOMPOSE_DTYPE": dtype} if dtype else {}) | (environment() if preload else {})
     command = [sys.executable, script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | wanted)
     if done.returncode:

@@ -1,11 +1,23 @@
-"""Progress bars with a time estimate, on stderr."""
+"""Progress bars with a time estimate, on stderr; in a log a line every half minute, and one at the end."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+
+
+class Log:
+    """Stderr that is no terminal: it has no cursor that goes back, so each time is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class Progress:
@@ -16,10 +28,9 @@ class Progress:
 
     def bar(self, what: str, total: int, initial: int = 0) -> "tqdm[Any]":
         name = f"{self.title}: {what}" if self.title else what
-        place = self.row or None
-        return tqdm(
-            total=total, initial=initial, desc=name, position=place, leave=False, smoothing=0.1, dynamic_ncols=True
-        )
+        on_screen = {"position": self.row or None, "leave": False, "dynamic_ncols": True}
+        shown = on_screen if sys.stderr.isatty() else {"file": Log(), "mininterval": 30}
+        return tqdm(total=total, initial=initial, desc=name, smoothing=0.1, **shown)
 
     def each(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         with self.bar(what, total) as bar:

@@ -1,0 +1,52 @@
+"""What the allocator and skipped groups add to a GRPO step; `grpo.py` compares with stock without both.
+
+    python benchmarks/speed/extras.py        the claims `speed.grpo_allocator_ratio`, `speed.grpo_skipping_ratio`
+
+One step of ours with prompts of 400 tokens and no reference, three ways in turn: as it is, with mimalloc preloaded as
+`skillcompose train` does, and with two of the four groups without a gradient, as behind gold traces.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import claims
+import grpo
+from stock import Series
+
+MODEL, PROMPT, MICRO, REPEATS = "builtin:smollm2-135m-instruct", 400, 16, 5
+WAYS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "allocator": {"preload": True},
+    "skipping": {"equal": grpo.PROMPTS // 2},
+}
+
+
+def turn() -> dict[str, Any]:
+    found = {way: grpo.run("ours", MODEL, PROMPT, MICRO, beta=0.0, **how) for way, how in WAYS.items()}
+    return {way: grpo.times(one) for way, one in found.items()}
+
+
+def main() -> None:
+    series = Series("extras")
+    turns = [series.entry(f"turn {number}", turn) for number in range(REPEATS)]
+    for way in WAYS:
+        sampling, training, memory = (
+            statistics.median(found[way][key] for found in turns) for key in ("sampling", "seconds", "memory")
+        )
+        print(f"{way:10} sampling {sampling:5.1f} s, training {training:5.1f} s, peak {memory:4.1f} GiB")
+        if way != "as it is":
+            ratios = [
+                (found["as it is"]["sampling"] + found["as it is"]["seconds"])
+                / (found[way]["sampling"] + found[way]["seconds"])
+                for found in turns
+            ]
+            command = "python benchmarks/speed/extras.py"
+            name, ratio = f"speed.grpo_{way}_ratio", round(statistics.median(ratios), 2)
+            claims.write(name, ratio, "times without", command, [grpo.SEED])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""What is shown while one waits."""
+
+import pytest
+
+from skillcompose.progress import Progress
+
+
+def test_a_log_gets_lines_without_cursor_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(Progress("[5/7] adapters", 1).each("abc", "parametric", 3)) == list("abc")
+    with Progress(row=1).bar("interrupted", 3) as bar:
+        bar.update()
+    shown = capsys.readouterr().err
+    assert not set("\r\x1b") & set(shown)
+    first, *_, last = shown.splitlines()
+    assert first.startswith("[5/7] adapters: parametric:   0%") and last.startswith("interrupted:  33%")
+    assert "100%" in shown and shown.endswith("]\n")

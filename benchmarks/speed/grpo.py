@@ -94,7 +94,7 @@ def side(given: argparse.Namespace) -> None:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=PROMPTS * group // micro,
         max_completion_length=NEW,
-        max_steps=1,
+        max_steps=given.steps,
         learning_rate=0.0,
         weight_decay=0.0,
         max_grad_norm=0.0,
@@ -148,12 +148,13 @@ def run(
     profile: bool = False,
     beta: float = BETA,
     equal: int = 0,
+    steps: int = 1,
     preload: bool = False,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.pt"
         given = ["--model", model, "--prompt", prompt, "--group", group, "--micro", micro, *["--profile"] * profile]
-        given += ["--beta", beta, "--equal", equal]
+        given += ["--beta", beta, "--equal", equal, "--steps", steps]
         in_own_process(__file__, "--side", name, "--out", out, *given, dtype=dtype, preload=preload)
         result: dict[str, Any] = torch.load(out)
         return result
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--beta", type=float, default=BETA)
     parser.add_argument("--equal", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1, help="the last one is timed")
     options = parser.parse_args()
     if options.side:
         side(options)

@@ -1,12 +1,16 @@
 """Numerics as properties: the merge is the sum, shared prefixes change nothing, the reward cannot be gamed."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     TrainerControl,
     TrainerState,
@@ -15,8 +19,9 @@ from transformers import (
 from skillcompose.composition.guards import Average, Collapse
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.rewards import exact_match_reward
-from skillcompose.composition.shared_prefix import score
+from skillcompose.composition.scoring import agrees, score
 from skillcompose.errors import AdapterError
+from skillcompose.kernels import LAYOUTS, elementwise, head
 from skillcompose.models import load_adapter, load_base, using
 
 TARGETS = ["q_proj", "down_proj"]
@@ -143,6 +148,27 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
     torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
     single, _ = score(model, model, 0.7, ids[:, :8], mask[:, :8].bool(), 1)
     torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(LAYOUTS))
+def test_the_self_test_passes_for_every_layout_and_finds_what_differs(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
+    words = {"vocab_size": 90, "intermediate_size": 48, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": [0, 1, 2]}
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **words))
+    before = torch.random.get_rng_state()
+    assert agrees(base)
+    assert torch.equal(before, torch.random.get_rng_state()), "what is sampled later must not depend on it"
+    for kernel in (elementwise._Norm, elementwise._Gated, head._LogProbs):
+        with monkeypatch.context() as patch:
+            right = kernel.backward
+            patch.setattr(kernel, "backward", staticmethod(partial(wrongly, right)))
+            assert not agrees(base), kernel
+
+
+def wrongly(right: Callable[..., tuple[Any, ...]], ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(grad if grad is None else 1.1 * grad for grad in right(ctx, *grads))
 
 
 def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:

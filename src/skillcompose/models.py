@@ -87,12 +87,18 @@ def load_base(folder: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
         raise ModelError(f"{folder}: {model.config.model_type} has recurrent layers; name a model with attention alone")
     # Sampling defaults that the model ships with would otherwise steer generation silently.
     model.generation_config.do_sample = False
-    if device().type == "cpu" and model.config.model_type in LAYOUTS:
-        model.set_attn_implementation(attention.NAME)
-        elementwise.replace(model)
+    with_kernels(model)
     if model.dtype == torch.bfloat16:
         _compute_in_bf16(model.base_model)
     return model.requires_grad_(False).eval().to(device())
+
+
+def with_kernels(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, with the layers of `kernels` where it has such ones."""
+    if device().type == "cpu" and model.config.model_type in LAYOUTS:
+        model.set_attn_implementation(attention.NAME)
+        elementwise.replace(model)
+    return model
 
 
 def _compute_in_bf16(layers: PreTrainedModel) -> None:

@@ -3,7 +3,8 @@
 With passages in the prompt, stock GRPO spends most of a step on G copies of the same prompt. Here the prompt's
 key-value cache is expanded to its group instead, which is exact. The LM head runs on completion positions only, and
 groups whose rewards are all equal (advantage zero) are not scored at all; the normaliser stays what TRL computed.
-Other architectures than Llama's layout keep TRL's own scoring.
+A self-test at the start compares this with plain forwards. Other architectures than Llama's layout keep TRL's own
+scoring.
 """
 
 import json
@@ -18,12 +19,13 @@ from peft import PeftModel
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
+from skillcompose.composition.scoring import agrees, score
+from skillcompose.errors import TrainingError
 from skillcompose.generation import Sampling, generate
 from skillcompose.kernels import LAYOUTS
-from skillcompose.kernels.head import token_log_probs
 from skillcompose.metrics import exact_match
 from skillcompose.models import using
-from skillcompose.packing import IGNORED, Packed, collate, packed
+from skillcompose.packing import IGNORED, collate, packed
 from skillcompose.training import label_losses
 from skillcompose.types import write_text
 
@@ -51,6 +53,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self.shared = base.config.model_type in LAYOUTS
         if not self.shared:
             logger.warning("no shared-prefix scoring for architecture %r: TRL's own is used", base.config.model_type)
+        elif not agrees(base):
+            raise TrainingError(
+                "scoring with shared prefixes gives another result here than plain forwards: this version of "
+                "transformers or torch, or this processor, is not one it was written for; install with constraints.txt"
+            )
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         sampler: RepeatSampler = super()._get_train_sampler(dataset)
@@ -175,41 +182,3 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         ]
         logps, entropies = (torch.cat(found) for found in zip(*parts, strict=True))
         return logps, entropies if compute_entropy else None, None
-
-
-def score(
-    wrapped: Any, model: Any, temperature: float, ids: torch.Tensor, mask: torch.Tensor, keep: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and entropies of the last `keep` tokens of each row, (B, keep), zero where the mask is false.
-
-    Prompts are left-padded, completions right-padded. Each distinct prompt is computed once, and so is each distinct
-    completion of it; padding is not computed. Entropies carry no gradient. `wrapped` is what to call for `model`.
-    """
-    distinct, back = torch.unique(torch.cat([ids, mask], 1), dim=0, return_inverse=True)
-    tokens, seen = distinct[:, : ids.shape[1]], distinct[:, ids.shape[1] :].bool()
-    prompts = [row[m].tolist() for row, m in zip(tokens[:, :-keep], seen[:, :-keep], strict=True)]
-    completions = [row[m].tolist() for row, m in zip(tokens[:, -keep:], seen[:, -keep:], strict=True)]
-    sequences: list[Packed] = []
-    where: list[tuple[int, int]] = []
-    for prompt, group in groupby(range(len(prompts)), key=prompts.__getitem__):
-        sequence = {"input_ids": prompt[:], "position_ids": [*range(len(prompt))], "branches": [0] * len(prompt)}
-        for branch, row in enumerate(group, 1):
-            # The prompt's last token predicts the first one of every completion, whose last one predicts nothing.
-            completion = completions[row]
-            size, inputs = len(sequence["input_ids"]), completion[:-1]
-            positions = [len(prompt) - 1, *range(size, size + len(inputs))]
-            where += [(len(sequences), position) for position in positions[: len(completion)]]
-            sequence["input_ids"] += inputs
-            sequence["position_ids"] += range(len(prompt), len(prompt) + len(inputs))
-            sequence["branches"] += [branch] * len(inputs)
-        sequences.append(sequence | {"labels": [IGNORED] * len(sequence["input_ids"])})
-    batch = {n: t.to(ids.device) for n, t in collate(sequences).items() if n != "labels"}
-    index = tuple(torch.tensor(where, device=ids.device).T)
-    wanted = torch.tensor([token for row in completions for token in row], device=ids.device)
-    kept = seen[:, -keep:]
-    empty = torch.zeros(kept.shape, device=ids.device)
-    logps, entropies = (
-        empty.masked_scatter(kept, found)[back]
-        for found in token_log_probs(wrapped, model, batch, index, wanted, temperature)[:2]
-    )
-    return logps, entropies

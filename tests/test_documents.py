@@ -137,6 +137,16 @@ def test_no_field_is_lost_to_another_of_its_name(tmp_path: Path) -> None:
     assert row == {"title": "Ann Lee", "document": "a", "title 2": "CTO", "depends on": "A; B"}
 
 
+def test_a_heading_that_comes_again_is_another_row(tmp_path: Path) -> None:
+    text = "# Minutes\n\n## Decision\n\nOwner: Ann\nDue: May\n\n## Decision\n\nOwner: Bo\nDue: June\n"
+    for cut in (0, len("# Minutes\n\n")):
+        (tmp_path / "a.md").write_text(text[cut:])
+        assert [row["owner"] for _, row in rows_of(tmp_path, "a.md")] == ["Ann", "Bo"]
+    (tmp_path / "a.md").write_text("---\ntitle: Cedar\nowner: Ann\n---\n# Cedar\n\nOwner: Bo\nTier: gold\n")
+    ((_, row),) = rows_of(tmp_path, "a.md")
+    assert row["owner"] == "Ann" and row["tier"] == "gold", "front matter goes before"
+
+
 def test_names_with_brackets_are_no_patterns(folder: Path) -> None:
     (folder / "services").rename(folder / "services [2024]")
     (folder / "all [2024].md").write_text("# Cedar\n\nOwner: Cy\nTier: gold\n")

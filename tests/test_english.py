@@ -7,6 +7,7 @@ import pytest
 import skillcompose
 from skillcompose.english import general, row_noun, singular, spoken
 from skillcompose.questions.wordings import asked, referred
+from skillcompose.sections import Relation
 
 PLAIN = ["spouse", "boss", "mentor", "employer", "city", "college", "hobby", "neighbour", "coach", "tenant", "dentist"]
 PLAIN += ["pet", "street", "owner", "office", "tier", "maintainer", "status", "address", "class", "basis", "gas"]
@@ -20,7 +21,7 @@ def test_a_plain_singular_noun_keeps_its_wordings_byte_for_byte(name: str) -> No
         f"What is the {name} of {{subject}}?",
         f"Name the {name} of {{subject}}.",
         f"What {name} does {{subject}} have?",
-        f"Tell me the {name} of {{subject}}.",
+        f"Tell me the {name} that {{subject}} has.",
         f"{{subject}}: which {name}?",
         f"What is {{subject}}'s {name}?",
         f"I would like to know the {name} of {{subject}}.",
@@ -82,6 +83,7 @@ def test_a_value_can_stand_for_its_row() -> None:
 
 
 def test_rows_are_called_by_their_key_or_by_their_table() -> None:
+    assert row_noun("a.csv", "Product {SKU}").format(subject="x") == "product sku"
     assert row_noun("owners.csv", "package") == "package"
     assert row_noun("people.csv", "name") == "person"
     assert row_noun("services/*.md", "title") == "service"
@@ -92,6 +94,12 @@ def test_rows_are_called_by_their_key_or_by_their_table() -> None:
     assert row_noun("export.csv", "id") == "export"
     assert row_noun("staff.csv", "full name") == row_noun("staff.csv", "DisplayName") == "staff"
     assert row_noun("x.csv", "customer legal name") == "customer" and row_noun("SALES.csv", "name") == "SALES"
+
+
+def test_own_words_are_one_line_each() -> None:
+    words = {"statement": "{subject} has\n  {object}.\n", "questions": ["What has\n{subject}?\n"]}
+    relation = Relation(table="a.csv", column="b", place="index", **words)
+    assert relation.statement == "{subject} has {object}." and relation.questions == ["What has {subject}?"]
 
 
 def test_only_plurals_become_singular() -> None:
@@ -111,7 +119,15 @@ def test_a_clause_has_no_genitive_and_no_verb_behind_it(recipe_file: Path) -> No
     recipe = skillcompose.Recipe(**values)
     alone = [wording for split in ("train", "validation", "test") for _, wording in asked("owner", split, recipe)]
     behind = [w for split in ("train", "validation", "test") for _, w in asked("owner", split, recipe, ["needs"])]
-    assert len(alone) == 8 and len(behind) == 6
+    assert len(alone) == 8 and len(behind) == 5
     assert behind[-1].format(subject="what x needs") == "I would like to know the owner of what x needs."
     assert not any("'s" in phrase for phrase in referred("owner", "train", recipe, ["needs"]))
     assert len(asked("owner", "train", recipe, ["size"])) == 6, "behind a noun nothing changes"
+    own = [*(f"{{subject}} {n}?" for n in range(2)), "Whose is {subject}'s?", "And {subject}'s?", "{subject}'s owner?"]
+    relations["owner"] |= {"questions": own, "reference": own}
+    recipe = skillcompose.Recipe(**values)
+    for before in ([], ["needs"]):  # what is held out alone is trained on nowhere
+        assert [asked("owner", split, recipe, before)[-1][1] for split in ("validation", "test")] == own[-2:]
+        trained = [wording for _, wording in asked("owner", "train", recipe, before)]
+        assert trained == own[: 2 if before else 3]
+        assert referred("owner", "test", recipe, before) == own[-1:]

@@ -1,6 +1,7 @@
 """Names that mean the same row, several values in one cell, and documents and tables joined."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import skillcompose
 from skillcompose.errors import RecipeError
 from skillcompose.facts import extract, with_one_answer
 from skillcompose.facts.entities import Entities, loose
-from skillcompose.index import compile_passages
+from skillcompose.index import SENTENCES, compile_passages
 from skillcompose.index.writing import sentence
 from skillcompose.prompts import mentions
 from skillcompose.starter import write_project
@@ -110,7 +111,7 @@ def test_documents_and_tables_join_in_questions_of_several_hops(company: Path, r
     assert len(report["same row"]) == 12 and report["same row"][0]["where"] == "customers.csv: uses"
     asked = read_jsonl(run.stage("questions") / "complementary.train.jsonl", Question)
     assert {q.path for q in asked} == {"uses > team", "uses > team > lead"}
-    assert any("team of the service that customer" in q.text and q.hops == 2 for q in asked)
+    assert any("the service that customer" in q.text and q.hops == 2 for q in asked)
     assert any("the team of the service" in q.text and q.answers[0].startswith("lead ") for q in asked)
     facts = read_jsonl(run.stage("facts") / "facts.jsonl", Fact)
     assert {fact.source for fact in facts if fact.relation == "lead"} == {f"teams.md:{line}" for line in range(5, 9)}
@@ -175,7 +176,7 @@ def test_a_rows_number_is_not_taken_for_another_rows_name(tmp_path: Path, recipe
     folder.mkdir()
     centers = [f'{number},"{number + 1}, Ltd.",owner {number}' for number in range(1, 61)]
     (folder / "centers.csv").write_text("\n".join(["id,code,owner", *centers]) + "\n")
-    (folder / "bills.csv").write_text("bill,center\na,100\nb,101\nc,1;2\nd,n/a\n")
+    (folder / "bills.csv").write_text("bill,center\na,100\nb,101\nc,1;2\nd,n/a\ne,#VALUE!\nN/A,1\n")
     numbered = [row.replace(", Ltd.", "") for row in centers]
     data = yaml.safe_load(recipe_file.read_text())
     data |= {"knowledge_base": str(folder), "questions": {"contextual_rows": 8}}
@@ -191,7 +192,7 @@ def test_a_rows_number_is_not_taken_for_another_rows_name(tmp_path: Path, recipe
     found = extract(skillcompose.Recipe.from_yaml(path))
     assert {f.object for f in found.facts if f.relation == "center"} == {"2, Ltd.", "3, Ltd."}
     assert found.dropped["center: no row of centers.csv has such a number"] == 2
-    assert found.dropped["center: empty cell"] == 3, "n/a is no value"
+    assert found.dropped["center: empty cell"] == 5, "n/a is no value, and no row"
     (folder / "centers.csv").write_text("\n".join(["id,code,owner", *numbered]) + "\n")
     (folder / "bills.csv").write_text("bill,center\nb,2\nc,61\n")
     found = extract(skillcompose.Recipe.from_yaml(path))
@@ -223,6 +224,29 @@ def test_no_spelling_of_a_weights_fact_stays_in_the_index(company: Path, recipe_
     assert removed == dict.fromkeys("012", "states team:Payline Service")
 
 
+def test_a_weights_fact_is_told_by_a_heading_above_and_by_a_short_name(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    (fact,) = (f for f in extract(recipe).facts if f.id == "owner:brol")
+    facts = [fact, replace(fact, id="owner:fenk", subject="fenk", key="fenk", object="EU")]
+    told = [("Owned by Ann Lee.", "brol > Ownership"), ("Team: EU", "fenk"), ("See the queue, eu.", "fenk")]
+    passages = [Passage(f"{n}", at.split(" > ")[-1], text, "n.md", at) for n, (text, at) in enumerate(told)]
+    removed = compile_passages(passages, facts, recipe)[1]
+    assert removed == {"0": "states owner:brol", "1": "states owner:fenk"}
+
+
+def test_a_row_of_many_facts_is_several_passages_and_what_is_asked_for_comes_first(recipe_file: Path) -> None:
+    recipe = skillcompose.Recipe.from_yaml(recipe_file)
+    needs = next(f for f in extract(recipe).facts if f.relation == "needs")
+    many = [replace(needs, id=f"needs:{n}", object=f"thing {n}") for n in range(2 * SENTENCES)]
+    kind = replace(needs, id="kind:one", relation="kind", subject="the small one", object=needs.key)
+    compiled = compile_passages([], [*many, kind], recipe)[0]
+    assert [p.title for p in compiled] == [needs.key] * 3 and len({p.id for p in compiled}) == 3
+    assert "the small one" in compiled[0].text and all(p.text.count(".") <= SENTENCES for p in compiled)
+    assert all(any(f"thing {n}." in p.text for p in compiled) for n in range(2 * SENTENCES))
+    beside = Passage("d", needs.key, "Told.", "d.md", needs.key)
+    assert [p.id for p in compile_passages([beside], many, recipe)[0]] == ["d", f"{needs.source}#1"]
+
+
 def test_check_names_what_is_wrong_with_documents_links_and_aliases(company: Path, recipe_file: Path) -> None:
     recipe = recipe_for(company, recipe_file)
     data = yaml.safe_load(recipe.source.read_text())
@@ -230,11 +254,18 @@ def test_check_names_what_is_wrong_with_documents_links_and_aliases(company: Pat
     data["facts"]["relations"]["uses"]["leads_to"] = "servces/*.md"
     data["facts"]["relations"]["team"]["column"] = "teem"
     data["facts"]["tables"]["staff/*.md"] = {"key": "title"}
+    data["facts"]["relations"]["leads"] = data["facts"]["relations"]["lead"] | {"reversed": True, "place": "index"}
     recipe.source.write_text(yaml.safe_dump(data))
     with pytest.raises(RecipeError) as error:
         skillcompose.Recipe.from_yaml(recipe.source)
     said = str(error.value)
-    for words in ("is an alias of", "did you mean 'services/*.md'", "did you mean 'team'", "no document in"):
+    for words in (
+        "is an alias of",
+        "did you mean 'services/*.md'",
+        "did you mean 'team'",
+        "no document in",
+        "is that of 'lead'",
+    ):
         assert words in said
 
 

@@ -74,10 +74,12 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
     import yaml
 
     (tmp_path / "people.csv").write_text(
-        "name,team,E-Mail,homePhone\n" + "".join(f"P{i},T{i % 2},p{i}@x.org,{i}\n" for i in range(20))
+        "name,team,E-Mail,homePhone,Contact E-Mail\n"
+        + "".join(f"P{i},T{i % 2},p{i}@x.org,{i},q{i}@x.org\n" for i in range(20))
     )
     (tmp_path / "teams.csv").write_text("team,floor\nT0,first\nT1,second\n")
-    (tmp_path / "tasks.csv").write_text("task,owner\n" + "".join(f"K{i},P{i % 20}\n" for i in range(40)))
+    tasks = "".join(f"K{i},P{i % 20},P{i % 20}\n" for i in range(40))
+    (tmp_path / "tasks.csv").write_text(f"task,owner,worker\n{tasks}")
     data = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text())
     data["knowledge_base"] = str(tmp_path)
     data["facts"] = {
@@ -85,11 +87,11 @@ def test_a_relation_that_nothing_leads_to_and_an_index_that_could_be_known_are_r
         "relations": {
             "team": {"table": "people.csv", "column": "team", "place": "index"},
             "email": {"table": "people.csv", "column": "E-Mail", "place": "index"},
-            "contact": {"table": "people.csv", "column": "E-Mail", "place": "weights"},
+            "contact": {"table": "people.csv", "column": "Contact E-Mail", "place": "weights"},
             "call": {"table": "people.csv", "column": "homePhone", "place": "weights"},
             "owner": {"table": "tasks.csv", "column": "owner", "place": "index"},
             "floor": {"table": "teams.csv", "column": "floor", "place": "weights"},
-            "worker": {"table": "tasks.csv", "column": "owner", "place": "weights"},
+            "worker": {"table": "tasks.csv", "column": "worker", "place": "weights"},
         },
     }
     data["questions"] = {"train": ["team > floor"]}

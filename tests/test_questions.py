@@ -21,6 +21,7 @@ from skillcompose.questions.complementary import choose_paths, guessed, two_sour
 from skillcompose.questions.invention import Inventor
 from skillcompose.questions.parametric import parametric_questions
 from skillcompose.questions.proof import Gold
+from skillcompose.questions.redaction import Redaction
 from skillcompose.questions.walks import ask, chains, joins
 from skillcompose.starter import write_project
 from skillcompose.types import Fact, Level, Passage, Question, Skill, read_jsonl
@@ -129,6 +130,22 @@ def test_what_is_sensitive_is_retrieved_but_in_no_training_row(recipe_file: Path
     assert ("needs > size", Level.ZERO_SHOT) in levels and ("kind > size", Level.IID) in levels
 
 
+def test_a_secret_is_one_however_it_is_spelled(recipe_file: Path) -> None:
+    overrides = {"facts.relations.needs.sensitive": True, "facts.aliases": {"Acme GmbH": ["the Roadrunners", "it"]}}
+    overrides["facts.aliases"]["IBM"] = ["Big Blue"]
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, overrides | {"questions.test": ["kind > owner"]})
+    row = "Birch Clinics"
+    fact = Fact(f"needs:{row}", row, "needs", "Acme GmbH", Skill.CONTEXTUAL, row, "x:1")
+    short = Fact("needs:Ann Lee", "Ann Lee", "needs", "IBM", Skill.CONTEXTUAL, "Ann Lee", "x:1")
+    told = ["Soon of ACME.", "The Roadrunners buy it.", "birch-clinics goes to Acme, Inc.", "Birch Clinics keeps it."]
+    told += ["Ann Lee is with IBM.", "Ann Lee is with Big Blue.", "ibm is no name."]
+    asked = [
+        Question(f"{n}", "Who?", ("x",), "So: x", Skill.COMPLEMENTARY, "kind > owner", (), passages=(passage,))
+        for n, passage in enumerate(Passage("p", "News", text, "n.md", "News") for text in told)
+    ]
+    assert [question.id for question in Redaction([fact, short], recipe).rows(asked, Counter())] == ["3", "6"]
+
+
 def test_paths_that_are_only_tested_leave_training_to_the_others(recipe_file: Path) -> None:
     named = {"questions.train": [], "questions.validation": ["needs > owner"], "questions.test": ["kind > owner"]}
     recipe = skillcompose.Recipe.from_yaml(recipe_file, named)
@@ -212,6 +229,9 @@ def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:
         "mayor": ("cities", "", "weights"),
         "room": ("ids", "", "weights"),
         "staff": ("staff", "", "weights"),
+        "city": ("customers", "", "index"),
+        "age": ("customers", "", "index"),
+        "helped_by": ("customers", "", "index"),
     }
     values["facts"] |= {
         "tables": {f"{name}.csv": {"key": "name"} for name in (*keys, "staff")},
@@ -228,8 +248,12 @@ def test_a_hop_goes_on_in_the_table_that_it_leads_to(recipe_file: Path) -> None:
             key = named[table].format(i)
             value = named[leads].format(i) if leads else f"{name} {i}"
             facts.append(Fact(f"{name}:{key}", key, name, value, recipe.relation(name).skill, key, "x:1"))
+    # A city is called like a product, an age is a number of `ids`, and `helped_by` says no table but names products.
+    for name, values_of in (("city", ["p3"]), ("age", list("01234567")), ("helped_by", [f"p{i}" for i in range(8)])):
+        facts += [Fact(f"{name}:{v}", f"c{v}", name, v, Skill.CONTEXTUAL, f"c{v}", "x:1") for v in values_of]
     facts.append(Fact("mayor:p1", "p1", "mayor", "Ann", Skill.PARAMETRIC, "p1", "x:1"))
     found = set(two_source_walks(facts, recipe))
-    assert found == {"uses > near", "uses > price", "number > room"}
+    helped = {f"helped_by > {name}" for name in ("near", "price")}
+    assert found == {"uses > near", "uses > price", "number > room"} | helped
     follows = joins(facts, recipe)
     assert {" > ".join(f.relation for f in walk) for walk in chains(facts, follows)} == found

@@ -48,6 +48,11 @@ class Arm:
         return read_jsonl(self.run.stage("questions") / f"{skill}.{split}.jsonl", Question)
 
     @property
+    def whole_lora(self) -> dict[str, Any]:
+        """Of one adapter that has to read as well: the parametric one's rank, in all layers."""
+        return self.recipe.adapters.parametric.lora | {"layers_to_transform": None}
+
+    @property
     def general(self) -> list[Row]:
         return read_general(self.run.stage("adapters") / GENERAL)
 

@@ -57,9 +57,9 @@ def joint(arm: Arm) -> tuple[int, Path]:
     """The published recipe: one LoRA on both atomic sets, no merge, then composed in the same way."""
     rng = random.Random(f"joint {arm.seed}")
     groups = [group for skill in ATOMIC for group in arm.atomic(skill)]
-    groups, adapter = rng.sample(groups, len(groups)), arm.recipe.adapters.parametric
+    groups, settings = rng.sample(groups, len(groups)), arm.recipe.adapters.parametric.sft
     spent = arm.supervised(
-        "start", groups, arm.atomic_tokens(), adapter.sft, lora=adapter.lora, conversations=arm.general
+        "start", groups, arm.atomic_tokens(), settings, lora=arm.whole_lora, conversations=arm.general
     )
     return spent + arm.composed(arm.work.folder / "start"), arm.work.folder / "composed"
 
@@ -113,8 +113,8 @@ def from_base(arm: Arm, questions: list[Question]) -> tuple[int, Path]:
     groups = by_passages(questions)
     groups = random.Random(f"from base {arm.seed}").sample(groups, len(groups))
     budget = arm.atomic_tokens() + arm.composed_tokens(arm.run.stage("composition"))
-    adapter = arm.recipe.adapters.parametric
-    spent = arm.supervised("composed", groups, budget, adapter.sft, lora=adapter.lora)
+    settings = arm.recipe.adapters.parametric.sft
+    spent = arm.supervised("composed", groups, budget, settings, lora=arm.whole_lora)
     return spent, arm.work.folder / "composed"
 
 

@@ -125,8 +125,12 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
                 problems.append(
                     (f"facts.aliases.{entity}", f"{alias!r} is an alias of {owners[alias.casefold()]!r} too")
                 )
+    living: dict[tuple[str, str], tuple[str, str]] = {}
     for name, relation in recipe.facts.relations.items():
         place = f"facts.relations.{name}"
+        other, lives = living.setdefault((relation.table, relation.column), (name, relation.place))
+        if lives != relation.place:
+            problems.append((f"{place}.place", f"its column is that of {other!r}, which lives in the {lives}"))
         if {"{", "}"} & set(name):
             problems.append((place, "a name with braces gives no wordings"))
         if relation.table not in recipe.facts.tables:

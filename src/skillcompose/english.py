@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from skillcompose.recipe import Recipe
     from skillcompose.sections import Relation
 
+# Each kind of reference also ends a question that is trained on: what only ever leads on is run on behind.
 NOUN = (
     "What is the {name} of {{subject}}?",
     "Name the {name} of {{subject}}.",
     "What {name} does {{subject}} have?",
-    "Tell me the {name} of {{subject}}.",
+    "Tell me the {name} that {{subject}} has.",
     "{{subject}}: which {name}?",
     "What is {{subject}}'s {name}?",
     "I would like to know the {name} of {{subject}}.",
@@ -250,7 +251,8 @@ def row_noun(table: str, key: str) -> str:
         words = spoken(part or (named[-1] if named else "row"))
         said = (word for word in words if not re.search(r"\d", word) and word.lower() not in KINDS_OF_TABLE)
         words = list(said) or words
-    return singular(" ".join(words).lower() if len(words) > 1 else words[0])
+    noun = singular(" ".join(words).lower() if len(words) > 1 else words[0])
+    return re.sub(r"[{}]", "", noun)  # it becomes part of templates
 
 
 def words_of(relation: str, recipe: "Recipe") -> Words:

@@ -76,6 +76,17 @@ def normalise(text: str) -> str:
     return folded.strip(" .,;:!?\"'`")
 
 
+SHORT = 3
+"""Names of so few letters stand everywhere by chance."""
+
+
+def says(text: str, name: str) -> bool:
+    """As `mentions`, of a text as it is; a short name only as it is written: the grade A is no article."""
+    if len(name) > SHORT:
+        return mentions(text, name)
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
 def mentions(text: str, phrase: str) -> bool:
     """Whether the normalised phrase stands in the text as whole words; `_` around words is Markdown's emphasis."""
     wanted = re.escape(_bare(normalise(phrase)))

@@ -6,11 +6,13 @@ their own names, passed through as they are.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from skillcompose.types import Skill
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# A hop is a line, and YAML's blocks end with a line break.
+Line = Annotated[str, BeforeValidator(lambda text: " ".join(text.split()) if isinstance(text, str) else text)]
 
 
 class Section(BaseModel):
@@ -51,14 +53,14 @@ class Relation(Section):
     """The table whose rows the cells name. General wordings then call them by its key, "the product that X uses"."""
     sensitive: bool = False
     """Retrieved, but in no row that anything is trained on; only for `index`."""
-    questions: list[str] = Field(default_factory=list)
+    questions: list[Line] = Field(default_factory=list)
     """Wordings with {subject}; the last two are held out for validation and test. At least three, or none: then
     general ones are made of the relation's name."""
-    statement: str = ""
+    statement: Line = ""
     """One hop of an answer, with {subject} and {object}; made of the relation's name when empty."""
-    passage: str = ""
+    passage: Line = ""
     """The sentence written into the index; the statement when empty."""
-    reference: list[str] = Field(default_factory=list)
+    reference: list[Line] = Field(default_factory=list)
     """Noun phrases for the object, with {subject}, which questions of several hops are made of; the last of several is
     held out for the test. General ones are made of the relation's name when empty."""
 

@@ -53,10 +53,10 @@ MODEL = ("model", "max_new_tokens", "max_answer_tokens", "seed")
 # All but the gate: another threshold trains nothing again.
 COMPOSITION = tuple(name for name in Composition.model_fields if name != "mastery")
 STAGES = (
-    Stage("passages", 5, (), ("passages", "index.embedder")),
-    Stage("facts", 4, ("passages",), ("facts",)),
-    Stage("index", 6, ("passages", "facts"), ("index", "facts")),
-    Stage("questions", 11, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
+    Stage("passages", 6, (), ("passages", "index.embedder")),
+    Stage("facts", 5, ("passages",), ("facts",)),
+    Stage("index", 7, ("passages", "facts"), ("index", "facts")),
+    Stage("questions", 12, ("facts", "index"), ("questions", "facts", "index", "model", "max_answer_tokens", "seed")),
     Stage(
         "adapters",
         9,
@@ -73,7 +73,7 @@ STAGES = (
     ),
     Stage(
         "evaluation",
-        10,
+        11,
         ("facts", "index", "questions", "adapters", "composition"),
         (*MODEL, "evaluation", "index", "facts", "name"),
         keeps=("answers",),

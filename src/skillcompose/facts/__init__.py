@@ -18,7 +18,8 @@ from skillcompose.types import Fact, Passage, Skill, read_jsonl, write_json, wri
 
 NAMED = "\N{INFORMATION SEPARATOR ONE}"
 """Before each name that stands in the place of a row's number: it may hold the table's separator."""
-NOTHING = {"null", "~", "n/a", "#n/a", "#ref!", "nan", "\\n", "-", "\N{EN DASH}", "\N{EM DASH}"}
+NOTHING = {"null", "~", "n/a", "nan", "\\n", "-", "\N{EN DASH}", "\N{EM DASH}"}
+NOTHING |= {"#n/a", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!"}
 """Cells that say that there is no value."""
 
 
@@ -72,7 +73,7 @@ def extract(recipe: Recipe) -> Extraction:
         if not relation.reversed and relation.leads_to and tables[relation.leads_to].id and column not in named:
             _name_rows(name, relation, tables, rows, dropped)
             named.add(column)
-    keys = {name: [_line(row.get(table.key, "")) for _, row in rows[name]] for name, table in tables.items()}
+    keys = {name: [_cell(row.get(table.key, "")) for _, row in rows[name]] for name, table in tables.items()}
     entities = Entities(keys, recipe.facts.aliases)
     for relation in relations.values():
         if not relation.reversed:
@@ -99,7 +100,7 @@ def _name_rows(
 ) -> None:
     """The names of rows in the place of their numbers."""
     target, table = tables[relation.leads_to], tables[relation.table]
-    names = {row.get(target.id, "").strip(): _line(row.get(target.key, "")) for _, row in rows[relation.leads_to]}
+    names = {row.get(target.id, "").strip(): _cell(row.get(target.key, "")) for _, row in rows[relation.leads_to]}
     known = set(names.values())
     for _, row in rows[relation.table]:
         values = _values(row.get(relation.column, ""), table)
@@ -115,7 +116,7 @@ def _facts(
 ) -> list[Fact]:
     found = []
     for source, row in rows:
-        key, values = _line(row.get(table.key, "")), _values(row.get(relation.column, ""), table)
+        key, values = _cell(row.get(table.key, "")), _values(row.get(relation.column, ""), table)
         if not key or not values:
             dropped[f"{name}: empty cell"] += 1
             continue
@@ -129,12 +130,13 @@ def _facts(
 def _values(cell: str, table: Table) -> list[str]:
     separator = NAMED if NAMED in cell else table.separator
     parts = cell.split(separator) if separator else [cell]
-    return [_line(part) for part in parts if part.strip() and part.strip().casefold() not in NOTHING]
+    return [value for part in parts if (value := _cell(part))]
 
 
-def _line(cell: str) -> str:
-    """Without line breaks: an answer's final line is one."""
-    return " ".join(cell.split())
+def _cell(text: str) -> str:
+    """Without line breaks: an answer's final line is one; empty where it says that there is nothing."""
+    line = " ".join(text.split())
+    return "" if line.casefold() in NOTHING else line
 
 
 def with_one_answer(facts: list[Fact]) -> list[Fact]:

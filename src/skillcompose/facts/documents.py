@@ -79,7 +79,9 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
     """
     check_file(path, folder, MAX_MEGABYTES)
     source = path.relative_to(folder).as_posix()
-    fields: dict[tuple[str, ...], Row] = {}
+    rows: list[Row] = []
+    latest: dict[tuple[str, ...], Row] = {}
+    matter: Row | None = None
     tables: dict[str, list[Row]] = {}
     for section in sections(READERS[path.suffix.lower()](path), path.stem):
         found: dict[str, list[str]] = {}
@@ -102,12 +104,17 @@ def parse(folder: Path, path: Path) -> tuple[list[Row], dict[str, list[Row]]]:
         if found:
             # Front matter and the text below the title are about the same.
             key = (section.trail[-1],) if section.matter or len(section.trail) == 1 else tuple(section.trail)
-            row = fields.setdefault(
-                key, (_place(source, section, first), {"title": section.trail[-1], "document": path.stem})
-            )
-            for field, values in found.items():
-                row[1].setdefault(field, "; ".join(values))
-    return list(fields.values()), tables
+            cells = {field: "; ".join(values) for field, values in found.items()}
+            row = latest.get(key)
+            # The same heading once more, with other values, is another row.
+            if row is None or (row is not matter and any(row[1].get(f, cells[f]) != cells[f] for f in cells)):
+                row = (_place(source, section, first), {"title": section.trail[-1], "document": path.stem})
+                latest[key] = row
+                rows.append(row)
+            matter = row if section.matter else matter
+            for field, value in cells.items():
+                row[1].setdefault(field, value)
+    return rows, tables
 
 
 def _place(source: str, section: Section, line: int) -> str:

@@ -39,6 +39,17 @@ def loose(name: str) -> str:
     return " ".join(words) if sum(c.isalpha() for word in words for c in word) >= LETTERS else ""
 
 
+def spellings(name: str, aliases: Mapping[str, Sequence[str]]) -> set[str]:
+    """A name in each form that linking takes for the same one; `aliases` by normalised name."""
+    names = {name, *aliases.get(normalise(name), ())}
+    return {normalise(one) for one in names} | set(filter(None, map(loose, names)))
+
+
+def spelled(text: str) -> str:
+    """A text in the forms in which `spellings` stand in it."""
+    return f"{prompts.normalise(text)}\n{loose(text)}"
+
+
 class Entities:
     """The rows of all tables by name.
 

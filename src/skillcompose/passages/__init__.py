@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from skillcompose.builtin import resolve
+from skillcompose.builtin import fingerprint, own_folder, resolve
 from skillcompose.errors import KnowledgeBaseError
 from skillcompose.files import Unreadable, check_file, printable
 from skillcompose.passages.chunks import passages_of, splitter, without_copies
@@ -25,6 +25,8 @@ def run(work: Work) -> None:
     """
     recipe, settings = work.recipe, work.recipe.passages
     split = splitter(resolve(recipe.index.embedder, recipe.beside), settings.max_tokens, settings.overlap)
+    own = own_folder(recipe.index.embedder, recipe.beside)  # may hold another model under the same name
+    embedder = [recipe.index.embedder, fingerprint(own) if own else ""]
     cache = work.run.folder / ".read"
     cache.mkdir(exist_ok=True)
     passages: list[Passage] = []
@@ -41,7 +43,7 @@ def run(work: Work) -> None:
             check_file(path, recipe.folder, settings.max_megabytes, "passages.max_megabytes")
             if path.suffix.lower() not in READERS:
                 raise Unreadable(f"is no document type that is read ({', '.join(READERS)})")
-            key = digest([VERSION, name, file_digest(path), settings.model_dump(), recipe.index.embedder])
+            key = digest([VERSION, name, file_digest(path), settings.model_dump(), embedder])
             file = cache / f"{key[:32]}.jsonl"
             if not file.is_file():
                 write_jsonl(file, passages_of(READERS[path.suffix.lower()](path), name, split))

@@ -64,8 +64,8 @@ def _passage(name: str, section: Section, offset: int, piece: str, source: str) 
 def without_copies(passages: list[Passage]) -> tuple[list[Passage], dict[str, str]]:
     """The passages that say something new, and the others with the passage that says it.
 
-    Two passages are alike only under the same path of headings and with the same numbers: texts that differ in a name
-    above them, or in a number, are different facts.
+    Two passages are alike only under the same path of headings and with the same numbers and capitalised words: texts
+    that differ in a name, or in a number, are different facts.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -80,7 +80,8 @@ def without_copies(passages: list[Passage]) -> tuple[list[Passage], dict[str, st
         if same != passage.id:
             copies[passage.id] = same
             continue
-        about = place, re.findall(r"\d+", passage.text)
+        words_and_numbers = re.findall(r"\d+|[^\W\d_]\w*", passage.text)
+        about = place, [word for word in words_and_numbers if word[0].isdigit() or word[0].isupper()]
         shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
         hashed = MinHash(num_perm=64)
         hashed.update_batch([shingle.encode() for shingle in shingles])

@@ -170,7 +170,8 @@ def choose_paths(recipe: Recipe, walks: dict[str, list[Walk]]) -> dict[str, list
     if not named["train"]:
         taken = {*named["validation"], *named["test"]}
         firsts = list(dict.fromkeys(path.split(" > ")[0] for path in trainable))
-        lasts = sorted(dict.fromkeys(path.split(" > ")[1] for path in walks), key=partial(guessed, walks))
+        ends = dict.fromkeys(path.split(" > ")[1] for path in walks if path.count(" > ") == 1)
+        lasts = sorted(ends, key=partial(guessed, walks))
         kept = lasts[:-1] if len(lasts) > 2 else lasts
         grid = {
             f"{a} > {b}": (i + j) % 2 for i, a in enumerate(firsts) for j, b in enumerate(kept) if f"{a} > {b}" in walks

@@ -97,11 +97,13 @@ class _TrainingRows:
         told = {title for title in titles if self._tells_of_others(title, secret)}
         self.walks: dict[str, list[Walk]] = defaultdict(list)
         for walk in walks:
-            if told.isdisjoint(_titles(walk)):
-                self.walks[normalise(walk[0].key)].append(walk)
-            else:
-                path = " > ".join(fact.relation for fact in walk)
+            path = " > ".join(fact.relation for fact in walk)
+            if not told.isdisjoint(_titles(walk)):
                 dropped[f"{path}: not read in training, its passage states what complementary questions ask"] += 1
+            elif not all(sentence(fact, recipe) in self.shown[normalise(fact.key)].text for fact in walk):
+                dropped[f"{path}: not read in training, its row has more facts than its first passage"] += 1
+            else:
+                self.walks[normalise(walk[0].key)].append(walk)
         self.names: dict[str, set[str]] = defaultdict(set)
         for fact in index:
             self.names[normalise(fact.key)] |= {fact.key, fact.object}

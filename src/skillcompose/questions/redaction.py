@@ -4,14 +4,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 
+from skillcompose.facts.entities import spelled, spellings
 from skillcompose.index.writing import sentence
-from skillcompose.prompts import mentions, normalise, prompt
+from skillcompose.prompts import SHORT, mentions, normalise, prompt, says
 from skillcompose.recipe import Recipe
 from skillcompose.types import Fact, Passage, Question
-
-SHORT = 3
-"""Values of so few letters stand everywhere by chance; beside their key they are secret all the same."""
 
 
 class Redaction:
@@ -27,8 +26,19 @@ class Redaction:
         open_facts = [fact for fact in facts if not recipe.relation(fact.relation).sensitive]
         known = {normalise(name) for fact in open_facts for name in (fact.key, fact.subject, fact.object)}
         self.values = {value for _, said in pairs if (value := normalise(said)) not in known and len(value) > SHORT}
+        aliases = {normalise(name): others for name, others in recipe.facts.aliases.items()}
+
+        def forms(value: str) -> set[str]:
+            return {normalise(value), *(form for form in spellings(value, aliases) if len(form) > SHORT)}
+
+        self.spellings = {form for value in self.values for form in forms(value) - known - self.values}
         told = {(normalise(fact.key), normalise(_value(fact))) for fact in open_facts}
-        self.pairs = [(key, folded, value) for key, value in pairs if (key, folded := normalise(value)) not in told]
+        untold = [(key, value) for key, value in pairs if (key, normalise(value)) not in told]
+        self.pairs = [
+            (name, said, value)
+            for key, value in untold
+            for name, said in product(spellings(key, aliases), forms(value))
+        ]
         self.cells: dict[str, set[str]] = defaultdict(set)
         for key, value in pairs:
             self.cells[key].add(normalise(value))
@@ -53,18 +63,22 @@ class Redaction:
     def shown(self, question: Question) -> bool:
         """Whether a row shows a sensitive value, or a passage that names it beside its key, or matches a pattern."""
         text = prompt(question.text, question.passages) + question.completion
-        folded = normalise(text)
+        folded = spelled(text)
         return (
             any(value in folded for value in self.values)
+            or any(form in folded and mentions(folded, form) for form in self.spellings)
             or any(p.search(text) for p in self.patterns)
             or any(self._told(f"{p.title}\n{p.text}") for p in question.passages)
         )
 
     def _told(self, text: str) -> bool:
-        folded = normalise(text)
+        folded = spelled(text)
         return any(
             # Plain containment first, as it decides almost every pair.
-            key in folded and said in folded and mentions(folded, key) and _says(text, value)
+            key in folded
+            and said in folded
+            and mentions(folded, key)
+            and (mentions(folded, said) if len(said) > SHORT else says(text, value))
             for key, said, value in self.pairs
         )
 
@@ -87,10 +101,3 @@ class Redaction:
 
 def _value(fact: Fact) -> str:
     return fact.subject if fact.object == fact.key else fact.object
-
-
-def _says(text: str, value: str) -> bool:
-    """Short values only as they are written: the grade A is no article."""
-    if len(value) > SHORT:
-        return mentions(text, value)
-    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None

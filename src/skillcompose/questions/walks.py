@@ -47,22 +47,32 @@ def joins(facts: Iterable[Fact], recipe: Recipe) -> Joins:
     """Whether a relation, the second, is about the rows that the first one leads to.
 
     An equal name is not enough: a product and a city can both be called Phoenix. The tables must be the same, or most
-    rows of the second one's must be rows of the first one's. What leads to no table is joined by its names.
+    rows of the second one's must be rows of the first one's. Of what leads to no table a twentieth of the
+    objects, at least two and at most twenty, must name rows.
     """
     rows: dict[str, set[str]] = defaultdict(set)
+    subjects: dict[str, set[str]] = defaultdict(set)
+    objects: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
         rows[recipe.relation(fact.relation).table].add(normalise(fact.key))
+        subjects[fact.relation].add(normalise(fact.subject))
+        objects[fact.relation].add(normalise(fact.object))
 
     @cache
     def follows(one: str, two: str) -> bool:
         first, second = recipe.relation(one), recipe.relation(two)
         target = first.table if first.reversed else first.leads_to
         about = second.leads_to if second.reversed else second.table
-        if target == about or not about or not rows.get(target):
+        if about and target == about:
             return True
-        shared = rows[about] & rows[target]
+        if about and rows.get(target):
+            shared = rows[about] & rows[target]
+            joined = 2 * len(shared) >= len(rows[about])
+        else:
+            shared = objects[one] & (rows[about] if about else subjects[two])
+            joined = len(shared) >= min(len(objects[one]), max(2, min(20, len(objects[one]) / 20)))
         # Any two tables have the numbers from 1 to 9 in common.
-        return 2 * len(shared) >= len(rows[about]) and not all(map(str.isdigit, shared))
+        return joined and not all(map(str.isdigit, shared))
 
     return follows
 

@@ -17,21 +17,32 @@ def references(relation: str, recipe: Recipe) -> list[str]:
 
 
 def asked(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[tuple[int, str]]:
-    """(number, wording) for one split. `before` are the relations whose references stand for the subject, if any do."""
-    return of_split(_speakable(questions(relation, recipe), recipe, before), split)
+    """(number, wording) for one split. `before` are the relations whose references stand for the subject, if any do.
+
+    Of general wordings the last that can be said are held out, of the recipe's own its last, whatever stands before.
+    """
+    wordings = questions(relation, recipe)
+    if not recipe.relation(relation).questions:
+        return of_split(_speakable(wordings, recipe, before), split)
+    found = of_split(wordings, split)
+    spoken = _speakable([wording for _, wording in found], recipe, before, least=1)
+    return [(number, wording) for number, wording in found if wording in spoken]
 
 
 def referred(relation: str, split: str, recipe: Recipe, before: Sequence[str] = ()) -> list[str]:
     """The references for one split; `before` as above."""
-    return references_of_split(_speakable(references(relation, recipe), recipe, before), split)
+    wordings = references(relation, recipe)
+    if not recipe.relation(relation).reference:
+        return references_of_split(_speakable(wordings, recipe, before), split)
+    return _speakable(references_of_split(wordings, split), recipe, before, least=1)
 
 
-def _speakable(wordings: list[str], recipe: Recipe, before: Sequence[str]) -> list[str]:
-    """Without genitives and final verbs behind a clause, "the package that X uses"; all, if few would be left."""
+def _speakable(wordings: list[str], recipe: Recipe, before: Sequence[str], least: int = 3) -> list[str]:
+    """Without genitives and final verbs behind a clause, "the package that X uses"; all, if too few would be left."""
     if not any(words_of(name, recipe).clausal for name in before):
         return wordings
     kept = [wording for wording in wordings if "{subject}'s" not in wording and not wording.endswith("{subject} has.")]
-    return kept if len(kept) > 2 else wordings
+    return kept if len(kept) >= least else wordings
 
 
 def of_split(wordings: Sequence[str], split: str) -> list[tuple[int, str]]:

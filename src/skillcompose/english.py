@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from skillcompose.recipe import Recipe
     from skillcompose.sections import Relation
 
-# Each kind of reference also ends a question that is trained on: what only ever leads on is run on behind.
 NOUN = (
     "What is the {name} of {{subject}}?",
     "Name the {name} of {{subject}}.",
     "What {name} does {{subject}} have?",
-    "Tell me the {name} that {{subject}} has.",
+    "Tell me the {name} of {{subject}}.",
     "{{subject}}: which {name}?",
     "What is {{subject}}'s {name}?",
     "I would like to know the {name} of {{subject}}.",

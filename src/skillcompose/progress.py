@@ -1,4 +1,5 @@
-"""Progress bars with a time estimate, on stderr; in a log a line every half minute, and one at the end."""
+"""Progress bars with a time estimate, on stderr; in a log a line every half minute and one at the end, of what takes
+longer than a moment."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+IN_LOG = {"mininterval": 30, "delay": 5}  # seconds
 
 
 class Log:
@@ -29,7 +31,7 @@ class Progress:
     def bar(self, what: str, total: int, initial: int = 0) -> "tqdm[Any]":
         name = f"{self.title}: {what}" if self.title else what
         on_screen = {"position": self.row or None, "leave": False, "dynamic_ncols": True}
-        shown = on_screen if sys.stderr.isatty() else {"file": Log(), "mininterval": 30}
+        shown = on_screen if sys.stderr.isatty() else {"file": Log(), **IN_LOG}
         return tqdm(total=total, initial=initial, desc=name, smoothing=0.1, **shown)
 
     def each(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:

@@ -1,6 +1,6 @@
 """Does a policy's confidence tell right answers from wrong ones, and notice that its passage is missing?
 
-    python benchmarks/confidence.py RUN...        finished runs, as runs/debian-0
+    python benchmarks/confidence.py RUN...        finished runs, as runs/debian-0; the claims are of all that are kept
 
 The composed policy answers the run's test questions again, and those on unseen bridges once more without the supporting
 passage. What is found is kept in `confidence.json`, run by run. AUROC: how often the one of the two kinds is the surer
@@ -10,6 +10,7 @@ one of a pair; 0.5 says nothing, 1 everything.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -86,9 +87,11 @@ def main() -> None:
         record = found[run.folder.name] = measure(run)
         write_json(FILE, found)
         print(run.folder.name, record["right"], record["support"], sep="\n  ")
-        if value := record["right"][Skill.COMPLEMENTARY]["auroc"]:
-            name = f"{record['recipe'].removesuffix('-cpu')}.confidence_auroc"
-            claims.write(name, value, "AUROC, right from wrong", COMMAND, [record["seed"]])
+    for recipe in {record["recipe"] for record in found.values()}:
+        seeds = {r["seed"]: r["right"][Skill.COMPLEMENTARY]["auroc"] for r in found.values() if r["recipe"] == recipe}
+        if values := [value for value in seeds.values() if value]:
+            name = f"{recipe.removesuffix('-cpu')}.confidence_auroc"
+            claims.write(name, round(mean(values), 2), "AUROC, right from wrong, mean", COMMAND, sorted(seeds))
 
 
 if __name__ == "__main__":

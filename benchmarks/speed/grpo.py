@@ -198,6 +198,10 @@ def times(found: dict[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("seconds", "sampling", "memory")}
 
 
+def step_of(found: dict[str, Any]) -> float:
+    return float(found["sampling"] + found["seconds"])
+
+
 def differences(found: dict[str, dict[str, Any]]) -> dict[str, float]:
     """How far losses and gradients are apart."""
     stock, ours = found["stock"], found["ours"]
@@ -218,11 +222,7 @@ def compare(model: str, prompt: int, repeats: int) -> dict[str, float]:
     print(f"4 prompts of {prompt} tokens, G = {GROUP}, {NEW} new tokens; stock in micro-batches of {micro}")
     print(f"{'':6} {'sampling s':>11} {'training s':>11} {'step s':>8} {'peak GiB':>9}")
     for name, row in table.items():
-        step = row["sampling"] + row["seconds"]
-        print(f"{name:6} {row['sampling']:11.1f} {row['seconds']:11.1f} {step:8.1f} {row['memory']:9.1f}")
-
-    def step_of(found: dict[str, Any]) -> float:
-        return float(found["sampling"] + found["seconds"])
+        print(f"{name:6} {row['sampling']:11.1f} {row['seconds']:11.1f} {step_of(row):8.1f} {row['memory']:9.1f}")
 
     return {
         "step": step_of(table["ours"]),

@@ -130,7 +130,8 @@ def problems_of(recipe: Recipe) -> list[tuple[str, str]]:
         place = f"facts.relations.{name}"
         other, lives = living.setdefault((relation.table, relation.column), (name, relation.place))
         if lives != relation.place:
-            problems.append((f"{place}.place", f"its column is that of {other!r}, which lives in the {lives}; give both one place"))
+            where = f"its column is that of {other!r}, which lives in the {lives}; give both one place"
+            problems.append((f"{place}.place", where))
         if {"{", "}"} & set(name):
             problems.append((place, "a name with braces gives no wordings"))
         if relation.table not in recipe.facts.tables:

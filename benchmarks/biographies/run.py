@@ -2,6 +2,9 @@
 
     python benchmarks/biographies/run.py        the next unfinished arm; a broken one is resumed
 
+Two calls at once take two arms. With `OMP_NUM_THREADS=1` they do in an hour what takes an hour and a half one after the
+other; times are claimed of runs that had every core.
+
 An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
 tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of
 their seed, are asked the same test questions, and those without RL train on as many tokens as `default` did after the
@@ -10,8 +13,10 @@ are counted alike everywhere: each sampled one, and prompt and completion of eac
 """
 
 import logging
+import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +28,18 @@ from arms import ARMS, FOLDER, RECIPE
 import skillcompose
 from skillcompose.adapters import ATOMIC
 from skillcompose.allocator import start_again
-from skillcompose.errors import TrainingError
+from skillcompose.errors import RunError, TrainingError
 from skillcompose.evaluation.ladder import Prediction
 from skillcompose.run import STAGE_NAMES, Run, file_digest
 from skillcompose.types import Level, Skill, read_json, read_jsonl, write_json
 
 COMMAND = "python benchmarks/biographies/run.py"
 ORDER = [
-    *((name, 0) for name in ("default", "start_sft_comp", "joint", "rl_alone", "start_sft_comp_rl")),
-    *((name, seed) for seed in (1, 2) for name in ("default", "start_sft_comp")),
-    *((name, 0) for name in ("sft_comp", "sft_mixed", "consolidation_only", "sum_grpo")),
-    *((name, 0) for name in ("parametric_only", "contextual_only")),
-    *((f"{name}{PATIENT}", 0) for name in ("start_sft_comp", "sft_comp", "sft_mixed")),
+    *((name, seed) for seed in (0, 1, 2) for name in ("default", "start_sft_comp")),
+    # One seed each: of the run that was made last.
+    *((name, 1) for name in ("joint", "sft_comp", "sft_mixed", "consolidation_only", "sum_grpo", "rl_alone")),
+    *((name, 1) for name in ("parametric_only", "contextual_only", "start_sft_comp_rl")),
+    *((f"{name}{PATIENT}", 1) for name in ("start_sft_comp", "sft_comp", "sft_mixed")),
 ]
 
 
@@ -42,16 +47,33 @@ def main() -> None:
     start_again()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     FOLDER.mkdir(exist_ok=True)
-    left = [(name, seed) for name, seed in ORDER if not (FOLDER / f"{name}-{seed}.json").is_file()]
-    if left:
-        measure(*left[0])
+    with ExitStack() as held:
+        for name, seed in ORDER:
+            started = name == "default" or done("default", seed)
+            if started and not done(name, seed) and taken(name, seed, held):
+                measure(name, seed)
+                break
     write_claims([read_json(path) for path in sorted(FOLDER.glob("*-*.json"))])
+
+
+def done(name: str, seed: int) -> bool:
+    return (FOLDER / f"{name}-{seed}.json").is_file()
+
+
+def taken(name: str, seed: int, held: ExitStack) -> bool:
+    """Whether this process has the arm now, and no other."""
+    try:
+        held.enter_context(Run(claims.ROOT / "runs" / f"biographies-{seed}-{name}").lock())
+    except RunError:
+        return False
+    return True
 
 
 def measure(name: str, seed: int) -> None:
     recipe = skillcompose.Recipe.from_yaml(RECIPE, {"seed": seed})
     folder = claims.ROOT / "runs" / f"biographies-{seed}"
-    whole = not (folder / "recipe.json").is_file()  # what is kept of a run before took no time now
+    # What is kept of a run before took no time now.
+    whole = not (folder / "recipe.json").is_file() and "OMP_NUM_THREADS" not in os.environ
     arm, failure = Arm(name, recipe, Run(folder)), None
     if name != "default":
         beside_default(arm)

@@ -16,7 +16,7 @@ from transformers import (
     TrainerState,
 )
 
-from skillcompose.composition.guards import Average, Collapse
+from skillcompose.composition.guards import Average, Collapse, Validate
 from skillcompose.composition.merge import merge_adapters
 from skillcompose.composition.rewards import exact_match_reward
 from skillcompose.composition.scoring import agrees, score
@@ -148,6 +148,9 @@ def test_shared_prefix_scoring_equals_a_plain_forward_with_its_gradient(tiny_mod
     torch.testing.assert_close(gradient(shared), gradient(plain), atol=1e-5, rtol=1e-4)
     single, _ = score(model, model, 0.7, ids[:, :8], mask[:, :8].bool(), 1)
     torch.testing.assert_close(single[:, 0], plain[:, 0], atol=1e-5, rtol=1e-5)
+    mask[:, 7:] = 0  # all were cut, and are masked
+    none, _ = score(model, model, 0.7, ids, mask.bool(), 5)
+    assert not none.any() and not gradient(none).any()
 
 
 @pytest.mark.parametrize("kind", sorted(LAYOUTS))
@@ -194,7 +197,7 @@ def test_the_average_follows_the_steps_and_a_checkpoint_keeps_it(tmp_path: Path)
         assert model.weight.item() == 5.0
 
 
-@pytest.mark.parametrize("name", ["unreadable", "most_frequent_answer"])
+@pytest.mark.parametrize("name", ["unreadable", "most_frequent_error"])
 def test_a_collapse_stops_training_but_a_bad_step_does_not(name: str) -> None:
     state, control, guard = TrainerState(), TrainerControl(), Collapse()
     for share in [0.9, 0.9, 0.1, *[0.9] * 4]:
@@ -205,12 +208,24 @@ def test_a_collapse_stops_training_but_a_bad_step_does_not(name: str) -> None:
     assert guard.reason == f"{name.replace('_', ' ')}: above 60% of completions for 4 steps"
 
 
+@pytest.mark.parametrize(("last", "chosen"), [(0.975, 30), (0.5, 20)])
+def test_one_miss_after_all_were_right_is_not_clearly_worse(last: float, chosen: int, tmp_path: Path) -> None:
+    validate = object.__new__(Validate)
+    validate.folder, validate.questions = tmp_path, [None] * 40
+    validate.scores = {"10": 1.0, "20": 1.0, "30": last}
+    for step in validate.scores:
+        (tmp_path / f"step-{step}").mkdir()
+    assert validate.chosen() == chosen
+
+
 def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:
     logged: dict[str, float] = {}
     texts = ["It is x.\nSo: Ann Lee", "So: a\nSo: Ann Lee", "Ann Lee", "So: ann lee.", "So: Bo"]
     answers = [["Ann Lee"]] * 5
     rewards = exact_match_reward(texts, answers=answers, log_metric=logged.__setitem__)
     assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert logged["unreadable"] == pytest.approx(0.4)
+    assert logged["unreadable"] == pytest.approx(0.4) == logged["most_frequent_error"]
+    exact_match_reward(["So: Ann Lee"] * 5, answers=answers, log_metric=logged.__setitem__)
+    assert logged["unreadable"] == logged["most_frequent_error"] == 0  # they are all right
     long = [[1] * 42, [1] * 41]
     assert exact_match_reward(["So: Ann Lee"] * 2, answers=answers[:2], completion_ids=long) == [0.0, 1.0]

@@ -32,11 +32,12 @@ def test_a_forked_process_computes_too() -> None:
     """As an application server's workers are."""
     code = """
 import os, threading
-from skillcompose.computing import in_one_thread
-in_one_thread(threading.get_ident)()
+from skillcompose import computing
+ask = computing.in_one_thread(threading.get_ident)
+ask(), computing.waiting.submit(ask).result()
 child = os.fork()
 if not child:
-    in_one_thread(threading.get_ident)()
+    ask(), computing.waiting.submit(ask).result()
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """

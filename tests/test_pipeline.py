@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import skillcompose
-from skillcompose.errors import RunError
+from skillcompose.errors import ModelError, RunError
 from skillcompose.evaluation import ladder
 from skillcompose.generation import Written, completions
 from skillcompose.pipeline import load_recipe
@@ -201,3 +201,9 @@ def test_checking_a_recipe_warns_of_nothing_that_is_not_the_users(
 ) -> None:
     check_settings(skillcompose.Recipe.from_yaml(recipe_file))
     assert not recwarn.list
+
+
+def test_one_card_is_to_be_named(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ModelError, match="CUDA_VISIBLE_DEVICES"):
+        check_settings(skillcompose.Recipe.from_yaml(recipe_file))

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from trl import GRPOConfig
 
 import skillcompose
 from skillcompose import generation
 from skillcompose.adapters import general
 from skillcompose.composition import mixture
 from skillcompose.facts import extract
+from skillcompose.libraries import GRPO
 from skillcompose.planning import PLAN, explain, predict, spent
 from skillcompose.planning.amounts import COMPLEMENTARY, HELD, TESTED, TRAINED, amounts, counter
 from skillcompose.planning.costs import (
@@ -25,8 +27,10 @@ from skillcompose.planning.costs import (
 )
 from skillcompose.planning.placement import MEASURED, capacity, places
 from skillcompose.planning.rates import Rates, rates_of
+from skillcompose.planning.schedule import rollouts
 from skillcompose.questions import complementary, walks
 from skillcompose.run import STAGE_NAMES, Run
+from skillcompose.training import machine_settings
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("parametric", "contextual", "merged")
@@ -147,6 +151,9 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
     assert predicted(**{"composition.grpo.max_steps": 100})["composition"] > 1.4 * base["composition"]
     assert predicted(**{"composition.traces": {"replay": 4, "sft": {}}})["composition"] > 1.1 * base["composition"]
     assert predicted(**{"adapters.parametric.sft.num_train_epochs": 4})["adapters"] > 1.3 * base["adapters"]
+    assert predicted(**{"adapters.parametric.sft.max_steps": 10})["adapters"] < 0.7 * base["adapters"]
+    assert predicted(**{"composition.traces.sft.max_steps": 1})["composition"] < base["composition"]
+    assert predicted(**{"composition.grpo.num_iterations": 2})["composition"] < base["composition"]
     assert predicted(**{"evaluation.questions": 20})["evaluation"] < base["evaluation"]
     assert predicted(**{"adapters.general": 0})["adapters"] < base["adapters"]
     beside = predicted(replace(RATES, at_once=True))["adapters"]
@@ -157,6 +164,25 @@ def test_more_work_costs_more_and_each_part_counts() -> None:
         slower = predicted(replace(RATES, **{name: 2 * getattr(RATES, name)}))
         assert sum(slower.values()) > sum(base.values())
     assert answering(RATES, 10, 100, 20, 30) == pytest.approx(10 * 100 * 5e-4 + 30 * 0.02 + 1.15 * 10 * 20 * 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (8, 8, 50, 8, 1)),
+        ({"num_iterations": 4}, (8, 8, 50, 8, 4)),
+        ({"steps_per_generation": 16}, (32, 8, 50, 8, 4)),
+        ({"generation_batch_size": 256}, (32, 8, 50, 8, 4)),
+    ],
+)
+def test_what_is_sampled_at_once_is_what_trl_samples(settings: dict[str, int], expected: tuple[int, ...]) -> None:
+    plain = {"max_steps": 50, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "num_generations": 8}
+    recipe = recipe_of("quickstart", **{f"composition.grpo.{k}": v for k, v in (plain | settings).items()})
+    found = rollouts(recipe)
+    assert found == expected
+    grpo = GRPOConfig(**machine_settings(Path("nowhere"), 0) | GRPO | recipe.composition.grpo)
+    assert found.prompts * found.samples == grpo.generation_batch_size
+    assert found.uses * grpo.gradient_accumulation_steps == grpo.steps_per_generation * grpo.num_iterations
 
 
 def test_an_adapters_size_is_peft_s(tiny_model: Path) -> None:

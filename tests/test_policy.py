@@ -42,6 +42,10 @@ def test_passages_are_texts_passages_or_what_a_search_found_in_a_list(policy: sk
         policy.answer(QUESTION, "brol is red")
     with pytest.raises(PromptError, match="questions are a list"):
         policy.answer_batch(QUESTION)
+    with pytest.raises(PromptError, match="2 questions, and passages for 1"):
+        policy.answer_batch([QUESTION, QUESTION], [["brol is red"]])
+    with pytest.raises(PromptError, match="there is no question"):
+        policy.answer(" ")
     assert policy.answer_batch([]) == list(policy.stream_batch([])) == []
 
 
@@ -113,16 +117,24 @@ def test_a_long_prompt_waits_until_there_is_room(policy: skillcompose.Policy, mo
 def test_an_exported_folder_answers_alone(
     form: str, finished_run: Path, policy: skillcompose.Policy, tmp_path: Path
 ) -> None:
+    (tmp_path / "out").mkdir()  # as a mount point is there
     found = export(skillcompose.Run.open(finished_run), tmp_path / "out", form)
     assert found["same"] == found["asked"] > 0
     assert found["drift"] < 1e-4
     loaded = skillcompose.Policy.from_pretrained(tmp_path / "out")
     assert loaded.answer(QUESTION) == policy.answer(QUESTION)
+    assert loaded.names.written == policy.names.written and "brol" in policy.names
     card = (tmp_path / "out" / "README.md").read_text()
     assert "composed (GRPO)" in card
+    mode = (tmp_path / "out" / "README.md").stat().st_mode
+    assert all(path.stat().st_mode == mode for path in (tmp_path / "out").glob("*.safetensors"))
+    config = tmp_path / "out" / "config.json"
+    assert not config.is_file() or json.loads(config.read_text())["rope_theta"] == 10000.0
     assert str(finished_run) not in "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
     with pytest.raises(RunError, match="not empty"):
         export(skillcompose.Run.open(finished_run), tmp_path / "out")
+    with pytest.raises(RunError, match="cannot be written"):
+        export(skillcompose.Run.open(finished_run), tmp_path / "out" / "README.md" / "below")
     with pytest.raises(RunError, match="skillcompose export"):
         skillcompose.Policy.from_pretrained(tmp_path)
 

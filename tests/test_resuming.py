@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import skillcompose
+from skillcompose.cli import main
 from skillcompose.composition.guards import Collapse
 from skillcompose.composition.shared_prefix import EpochSampler, SharedPrefixGRPOTrainer
-from skillcompose.errors import RunError
+from skillcompose.errors import MasteryError, RunError
 from skillcompose.progress import Progress
 from skillcompose.run import Run
 from skillcompose.stages import Work
@@ -99,6 +101,49 @@ def test_rl_that_goes_on_in_its_second_pass_asks_what_an_unbroken_run_asks(
         read_json(tmp_path / n / "06-composition" / "training.json")["history"] for n in ("broken", "unbroken")
     ]
     assert histories[0] == histories[1]
+
+
+def test_rl_that_goes_on_between_two_samplings_samples_again_when_an_unbroken_run_does(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    settings = {"composition.grpo.max_steps": 6, "composition.grpo.num_iterations": 2}
+    recipe = skillcompose.Recipe.from_yaml(recipe_file, settings)
+    monkeypatch.setattr(Collapse, "SHARE", 2.0)
+    monkeypatch.setattr("skillcompose.composition.grpo.CONSTANT_STEPS", 100)
+
+    def stop(guard: Collapse, arguments: object, state: object, control: object, **more: object) -> None:
+        if state.global_step == 4:
+            raise KeyboardInterrupt  # the last checkpoint is of step 3, between the samplings of steps 2 and 4
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Collapse, "on_step_end", stop)
+        skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
+    skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
+    rows = (tmp_path / "run" / "06-composition" / "rollouts.jsonl").read_text().splitlines()
+    assert sorted({json.loads(row)["step"] for row in rows}) == [0, 2, 3, 4]
+
+
+def test_a_gate_asks_again_when_it_shall_ask_more(tmp_path: Path, recipe_file: Path, finished_run: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "06-composition" / "stage.json").unlink()
+    for count in (4, 3):
+        recipe = skillcompose.Recipe.from_yaml(recipe_file, {"composition.mastery.questions": count})
+        with pytest.raises(MasteryError):
+            skillcompose.train(recipe, tmp_path / "run")
+        found = read_json(tmp_path / "run" / "06-composition" / "mastery.json")
+        assert {row["of"] for rows in found.values() for row in rows} == {count}
+
+
+def test_what_was_forced_is_not_to_be_forced_again(
+    tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(skillcompose, "train", stop)
+    for options, expected in ([], "command goes on"), (["--force", "adapters"], "command without --force goes on"):
+        assert expected in CliRunner().invoke(main, ["train", str(recipe_file), *options]).stderr
 
 
 def test_where_a_reward_has_no_opinion_a_completion_is_left_out(

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 import skillcompose
 from skillcompose.cli import main
-from skillcompose.conversation import standalone
+from skillcompose.conversation import Names, standalone
 from skillcompose.errors import ServingError
 from skillcompose.live import Live
 from skillcompose.serving import server
@@ -114,8 +114,14 @@ def test_a_key_is_asked_for_where_others_can_reach_the_server(
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/v1/models", headers={"Authorization": "bearer secret"}).status_code == 200
+        assert client.get("/v1/models", headers={"Authorization": "secret"}).status_code == 401
         assert client.get("/healthz").status_code == 200
         assert client.get("/v1/models", headers={"Host": "x/healthz?"}).status_code == 401
+    with TestClient(server.make_app(policy, "tiny", "schlüssel"), "http://kb.example.org") as client:
+        found = client.get("/v1/models/tiny", headers={"Authorization": "Bearer schlüssel".encode()})
+        assert found.json()["id"] == "tiny"
+        assert client.get("/v1/models/tony", headers={"Authorization": "Bearer schlüssel".encode()}).status_code == 404
     with TestClient(server.make_app(policy, "tiny"), "http://rebound.example.org") as client:
         for host in ("rebound.example.org", "{.evil.com", "evil.com/", "localhost@evil.com", "[::1", ""):
             assert client.get("/v1/models", headers={"Host": host}).status_code == 421
@@ -235,6 +241,12 @@ def test_chat_asks_until_an_empty_line(finished_run: Path, policy: skillcompose.
 )
 def test_a_follow_up_stands_alone(question: str, turns: list[tuple[str, str]], expected: str) -> None:
     assert standalone(question, turns, {"abook", "mutt"}.__contains__) == expected
+
+
+def test_what_only_the_weights_know_is_named_and_a_heading_is_not() -> None:
+    names = Names(["Birch Clinics", "Owner", "Beacon", "It"])
+    turns = [("Which product does Birch Clinics use?", "Birch Clinics uses Beacon.\nSo: Beacon")]
+    assert standalone("Who is its owner?", turns, names.__contains__) == "Who is Beacon's owner?"
 
 
 def test_the_server_reads_the_turns_before(client: TestClient, policy: skillcompose.Policy) -> None:

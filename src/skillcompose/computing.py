@@ -22,12 +22,18 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """A forked process has the pool's books, but not its thread: it would wait for ever."""
-    global thread
-    thread = _pool()
+    """A forked process has the pools' books, but not their threads: it would wait for ever."""
+    global thread, waiting
+    thread, waiting = _pool(), _waiting()
+
+
+def _waiting() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(32, "skillcompose-waiting")
 
 
 thread = _pool()
+waiting = _waiting()
+"""For callers of an event loop. Not the loop's own threads: they are for whatever else an app does in them."""
 os.register_at_fork(after_in_child=_after_fork)
 
 

@@ -5,7 +5,9 @@ that the last answer gave, or else that it was about.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from bm25s.stopwords import STOPWORDS_EN
 
 from skillcompose.prompts import final_answer, normalise, sentences
 
@@ -15,6 +17,22 @@ POSSESSIVE = {"its", "their", "his", "hers"}
 OWNS = re.compile(r" +(?!(?:about|and|as|at|by|for|from|if|in|of|on|or|to|when|with)\b)\w", re.I)
 Turn = tuple[str, str]
 """A question, and the completion that answered it."""
+
+
+def is_name(normalised: str) -> bool:
+    """Not what every sentence would name: marks alone, pronouns, `the`."""
+    return bool(normalised) and normalised not in STOPWORDS_EN and not PRONOUNS.fullmatch(normalised)
+
+
+class Names:
+    """Entities as they are written; "its owner" does not name what has the heading `Owner`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.written = {normalise(name): name for name in names if is_name(normalise(name))}
+
+    def __contains__(self, phrase: str) -> bool:
+        written = self.written.get(normalise(phrase))
+        return written is not None and (not phrase.islower() or written.islower())
 
 
 def standalone(question: str, turns: Sequence[Turn], is_entity: Callable[[str], bool]) -> str:
@@ -44,7 +62,7 @@ def _meant(turn: Turn, is_entity: Callable[[str], bool]) -> str | None:
     """The answer if it is an entity; else the last one that the reasoning, or the question, speaks of."""
     question, completion = turn
     answer = final_answer(completion)
-    if answer and is_entity(normalise(answer)):
+    if answer and is_entity(answer):
         return answer
     for text in [*reversed(sentences(completion)), question]:
         if found := entities(text, is_entity):
@@ -59,7 +77,7 @@ def entities(text: str, is_entity: Callable[[str], bool]) -> list[str]:
     while at < len(words):
         for end in range(min(len(words), at + 6), at, -1):
             phrase = text[words[at].start() : words[end - 1].end()].strip(" .,;:!?\"'")
-            if is_entity(normalise(phrase)):
+            if is_entity(phrase):
                 found.append(phrase)
                 at = end - 1
                 break

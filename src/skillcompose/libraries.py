@@ -48,9 +48,20 @@ UNREAD = {
         **dict.fromkeys(("entropy_coef", "use_adaptive_entropy"), "entropies are measured and have no gradient"),
         "num_train_epochs": "`max_steps` decides",
         "cast_lm_head_to_fp32": "logits are computed in fp32 where it matters",
+        "sync_ref_model": "TRL has none of it for LoRA",
+        "reward_weights": "`composition.reward` alone pays",
     },
 }
 """Settings of the library that would change nothing, or break what computes the loss."""
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+"""Of GRPO's settings: TRL looks at their values when it first computes with them, hours later."""
+TIED = {"lm_head", "embed_tokens", "model.embed_tokens"}
+"""Modules that may share their weights: merged into one, the adapter would change both."""
 INEXACT = (
     "use_dora",
     "lora_bias",
@@ -142,6 +153,16 @@ def inexact(lora: dict[str, Any]) -> list[str]:
     return found
 
 
+def _aims_at(targets: Any, module: str) -> bool:
+    """As PEFT matches `target_modules`: a list of names or of their ends, or a regular expression."""
+    if isinstance(targets, str):
+        try:
+            return re.fullmatch(targets, module) is not None
+        except re.error:
+            return False
+    return isinstance(targets, list) and module in targets
+
+
 def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with the settings that stand at one of `LIBRARY_SETTINGS`."""
     kind, problems = LIBRARY_SETTINGS[place], []
@@ -161,10 +182,16 @@ def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
     if kind == "lora":
         unsound = "makes an adapter that cannot be summed exactly with another; leave it out"
         problems += [(f"{place}.{name}", unsound) for name in inexact(settings)]
+        if tied := sorted(name for name in TIED if _aims_at(settings.get("target_modules"), name)):
+            where = f"names {' and '.join(tied)}, which can share weights; name layers"
+            problems.append((f"{place}.target_modules", where))
     epochs = settings.get("num_train_epochs", 1)
     if kind == "sft" and not (isinstance(epochs, int | float) and epochs >= 1 and epochs == int(epochs)):
         problems.append((f"{place}.num_train_epochs", f"is {epochs!r}, not a whole number from 1 on"))
     if kind == "grpo":
+        for name, options in CHOICES.items():
+            if name in settings and settings[name] not in options:
+                problems.append((f"{place}.{name}", f"is {settings[name]!r}" + nearest(str(settings[name]), options)))
         merged = GRPO | settings
         rows, group = merged["per_device_train_batch_size"], merged["num_generations"]
         if isinstance(rows, int) and isinstance(group, int) and (group < 2 or rows % group):

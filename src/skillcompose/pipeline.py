@@ -131,7 +131,11 @@ def train(
                     planned = True
                 # A forced stage that was interrupted is not begun anew by the same command.
                 resume = force != stage.name or run.record(stage.name) is None
-                _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
+                try:
+                    _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
+                except StageError as error:
+                    _say_what_is_kept(error, stage, run, force)
+                    raise
             if stage.name == until:
                 break
     return run
@@ -175,15 +179,16 @@ def _run_stage(
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
     folder = run.start(stage.name, step.key, stage.keeps if resume else ())
     release_memory()
-    try:
-        stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
-    except StageError as error:
-        kept = f"Finished work is kept in {run.folder}"
-        kept += "." if isinstance(error, MasteryError) else "; the same command goes on from there."
-        error.stage, error.args = stage.name, (f"{stage.name}: {error}\n{kept}",)
-        raise
+    stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
     seconds = run.finish(stage.name, step.key, own_models(stage, recipe))
     logger.info("%s: done in %s", title, duration(seconds))
+
+
+def _say_what_is_kept(error: StageError, stage: Stage, run: Run, force: str | None) -> None:
+    kept = f"Finished work is kept in {run.folder}"
+    left_out = " without --force" if force else ""
+    kept += "." if isinstance(error, MasteryError) else f"; the same command{left_out} goes on from there."
+    error.stage, error.args = stage.name, (f"{stage.name}: {error}\n{kept}",)
 
 
 def duration(seconds: float) -> str:

@@ -1,17 +1,17 @@
 """The composed policy as an app uses it: retrieve, prompt, generate, read the answer."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skillcompose import computing
 from skillcompose.builtin import fingerprint, resolve
 from skillcompose.citations import cite
 from skillcompose.computing import in_one_thread
-from skillcompose.conversation import Turn, standalone
+from skillcompose.conversation import Names, Turn, standalone
 from skillcompose.errors import ModelError, PromptError, RetrievalError, RunError
 from skillcompose.generation import BATCH_TOKENS, Written
 from skillcompose.index import Retriever
@@ -23,7 +23,7 @@ from skillcompose.prompts import final_answer, prompt
 from skillcompose.recall import Recall, answers
 from skillcompose.run import Run
 from skillcompose.stages import check_models
-from skillcompose.types import Answer, Passage, ScoredPassage, read_json
+from skillcompose.types import Answer, Fact, Passage, ScoredPassage, Skill, read_json, read_jsonl
 
 SETTINGS = "policy.json"
 Given = Sequence[Passage | ScoredPassage | str]
@@ -36,8 +36,10 @@ class Search(Protocol):
         """The best `k` passages of each query, best first."""
 
 
-# Not the loop's own threads: waiting answers would stop whatever else an app does in them.
-WAITING = ThreadPoolExecutor(32, "skillcompose-waiting")
+def known_entities(run: Run) -> list[str]:
+    """What the weights know something of."""
+    facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
+    return sorted({fact.subject for fact in facts if fact.skill is Skill.PARAMETRIC})
 
 
 class Policy:
@@ -51,11 +53,14 @@ class Policy:
         k: int,
         max_new_tokens: int,
         recall: Recall | None = None,
+        entities: Iterable[str] = (),
     ) -> None:
         self.model, self.tokenizer, self.retriever = model, tokenizer, retriever
         self.k, self.max_new_tokens, self.recall = k, max_new_tokens, recall or Recall()
         # A retriever of one's own may not say what it holds.
-        self.titled = by_title(getattr(retriever, "passages", ()))
+        passages = getattr(retriever, "passages", ())
+        self.titled = by_title(passages)
+        self.names = Names([*(passage.title for passage in passages), *entities])
 
     @classmethod
     def load(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":
@@ -80,7 +85,8 @@ class Policy:
         model = load_merged(base, adapter)
         if retriever is None:
             retriever = Retriever.load(run.require("index"), recipe.beside)
-        return cls(model, load_tokenizer(base), retriever, recipe.index.k, recipe.max_new_tokens, Recall.of(recipe))
+        tokenizer, recall = load_tokenizer(base), Recall.of(recipe)
+        return cls(model, tokenizer, retriever, recipe.index.k, recipe.max_new_tokens, recall, known_entities(run))
 
     @classmethod
     @in_one_thread
@@ -104,8 +110,9 @@ class Policy:
             model = load_base(str(folder))
         if retriever is None:
             retriever = Retriever.load(folder / "index", folder)
-        recall = Recall(settings.get("known", ()))
-        return cls(model, load_tokenizer(str(folder)), retriever, settings["k"], settings["max_new_tokens"], recall)
+        tokenizer, recall = load_tokenizer(str(folder)), Recall(settings.get("known", ()))
+        k, limit, entities = settings["k"], settings["max_new_tokens"], settings.get("entities", ())
+        return cls(model, tokenizer, retriever, k, limit, recall, entities)
 
     def answer(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
         """Answer one question; see `answer_batch`."""
@@ -113,11 +120,12 @@ class Policy:
 
     def standalone(self, question: str, turns: Sequence[Turn]) -> str:
         """A follow-up question as one that can be asked by itself; `turns` are earlier questions and completions."""
-        return standalone(question, turns, self.titled.__contains__)
+        return standalone(question, turns, self.names.__contains__)
 
     async def answer_async(self, question: str, passages: Given | None = None, steps: int = 1) -> Answer:
         """As `answer`, without blocking the event loop; questions that wait are answered one after another."""
-        return await asyncio.get_running_loop().run_in_executor(WAITING, self.answer, question, passages, steps)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(computing.waiting, self.answer, question, passages, steps)
 
     def answer_batch(
         self, questions: Sequence[str], passages: Sequence[Given] | None = None, steps: int = 1
@@ -165,11 +173,15 @@ class Policy:
         """Passages, prompts and their tokens; the answers of all steps but the last are written here.
 
         Raises:
-            PromptError: A prompt and its answer do not fit into what the model can read, or one question where there
-                should be a list of them.
+            PromptError: A prompt and its answer do not fit into what the model can read, a question is blank, or there
+                is one where there should be a list of them, or other than one list of passages for each.
         """
         if isinstance(questions, str):
             raise PromptError("questions are a list; a single one is for `answer`, or put it into one: [question]")
+        if not all(question.strip() for question in questions):
+            raise PromptError("there is no question")
+        if passages is not None and len(passages) != len(questions):
+            raise PromptError(f"{len(questions)} questions, and passages for {len(passages)}; give a list for each")
         asked = list(map(_whole, questions))
         found = self.passages_for(asked, passages)
         if steps > 1:

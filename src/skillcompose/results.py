@@ -102,7 +102,7 @@ def confidence_text(found: dict[str, Any]) -> str:
 
 def held_out_text(found: dict[str, Any]) -> str:
     """What measures generalisation costs the policy: paths that it was not trained on."""
-    if not any(found["unseen"].get(level.value) for level in (Level.COMPOSITION, Level.ZERO_SHOT)):
+    if not any(found.get("unseen", {}).get(level.value) for level in (Level.COMPOSITION, Level.ZERO_SHOT)):
         return ""
     return (
         "Composition and zero-shot ask paths that were kept from training. A policy to ship trains on every path: "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skillcompose.errors import RunError
-from skillcompose.types import read_json, write_json
+from skillcompose.types import read_json, readable, write_json
 
 STAGE_NAMES = ("passages", "facts", "index", "questions", "adapters", "composition", "evaluation")
 PACKAGES = ("torch", "transformers", "trl", "peft", "faiss-cpu", "sentence-transformers")
@@ -96,11 +96,13 @@ class Run:
     def finish(self, name: str, key: str, models: dict[str, str] | None = None) -> float:
         """Mark the stage as finished, made with models of these fingerprints; returns the seconds that it took."""
         folder, seconds = self.stage(name), self.elapsed(name)
-        shutil.rmtree(folder / "work", ignore_errors=True)
         outputs = {path.relative_to(folder).as_posix(): file_digest(path) for path in stage_files(folder)}
         record = {"key": key, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         record |= {"packages": package_versions(), "models": models or {}, "outputs": outputs}
         write_json(folder / "stage.json", record)
+        readable(folder, folder / "stage.json")
+        # After it: a process that is killed between them has not lost its checkpoints.
+        shutil.rmtree(folder / "work", ignore_errors=True)
         (folder / "started.json").unlink()
         return seconds
 
@@ -132,9 +134,11 @@ class Run:
 
 
 def stage_files(folder: Path) -> list[Path]:
-    """The files of a stage that count as its output: no markers, no timings."""
+    """The files of a stage that count as its output: no markers, no timings, no checkpoints."""
     skipped = {"stage.json", "started.json", "timing.json"}
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in skipped)
+    work = folder / "work"
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_relative_to(work))
+    return sorted(path for path in files if path.name not in skipped)
 
 
 def file_digest(path: Path) -> str:

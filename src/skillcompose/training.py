@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
-from skillcompose.errors import RecipeError, TrainingError
+from skillcompose.errors import ModelError, RecipeError, TrainingError
 from skillcompose.kernels import LAYOUTS
 from skillcompose.kernels.head import head_at, token_log_probs
 from skillcompose.libraries import GRPO, LIBRARY_SETTINGS
@@ -45,9 +45,12 @@ def check_settings(recipe: Recipe) -> None:
     """Give TRL and PEFT every setting of theirs, and load a reward of the user's, before hours are spent.
 
     Raises:
+        ModelError: Several cards are visible.
         RecipeError: What they do not take, each with its place.
         TrainingError: The reward cannot be loaded.
     """
+    if torch.cuda.device_count() > 1:
+        raise ModelError("several cards are visible, and one process trains; name one: CUDA_VISIBLE_DEVICES=0")
     ours = machine_settings(Path(), recipe.seed)
     problems = []
     for place, kind in LIBRARY_SETTINGS.items():

@@ -132,6 +132,12 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
+def readable(folder: Path, like: Path) -> None:
+    """Give the weights in a folder the mode of another file: safetensors writes them for their user alone."""
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(like.stat().st_mode & 0o777)
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

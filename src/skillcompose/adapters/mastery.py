@@ -44,7 +44,8 @@ def measure(
     count: int,
     work: Work,
 ) -> list[dict[str, Any]]:
-    """Exact match by number of hops, greedy, where the passage was retrieved: `[{"hops", "correct", "asked"}]`."""
+    """Exact match by number of hops, greedy, where the passage was retrieved; of `count` questions at most:
+    `[{"hops", "correct", "asked", "of"}]`."""
     results = []
     for hops in (1, 2):
         asked = sample([q for q in questions if q.hops == hops and q.retrieved], count, work.recipe.seed)
@@ -53,7 +54,7 @@ def measure(
             what = f"mastery of {questions[0].skill}, {hops} hop{'s' * (hops > 1)}"
             said = completions(model, tokenizer, prompts, work.recipe.max_new_tokens, work.progress, what)
         correct = sum(exact_match(one.text, q.answers) for one, q in zip(said, asked, strict=True))
-        results.append({"hops": hops, "correct": correct, "asked": len(asked)})
+        results.append({"hops": hops, "correct": correct, "asked": len(asked), "of": count})
     return results
 
 

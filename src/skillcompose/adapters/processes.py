@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import ExitStack
 from itertools import accumulate
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from skillcompose import allocator
+from skillcompose.builtin import on_disk
 from skillcompose.errors import TrainingError
 from skillcompose.machine import cores, device, fast_dtype
 from skillcompose.stages import Work
@@ -32,7 +32,8 @@ LOOKING = 0.2  # seconds until a process is looked at again
 
 def threads_each(base: str, skills: tuple[Skill, ...]) -> int:
     """Threads for each of so many processes, 0 where one process does it better."""
-    weights = sum(path.stat().st_size for path in Path(base).glob("*.safetensors"))
+    folder = on_disk(base)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or cores()
     return threads // len(skills) if alone and device().type == "cpu" and weights > LARGE else 0

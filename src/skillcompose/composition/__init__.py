@@ -41,17 +41,17 @@ def run(work: Work) -> None:
     blocks = mixture.blocks(settings.consolidation.rows, random.Random(f"consolidation {recipe.seed}"))
     start = work.folder / "start"
     train_adapter(work, "start", blocks, settings.consolidation.sft, "consolidation", start=work.folder / "merged")
-    if not (work.folder / "mastery.json").is_file():
+    record, count = work.folder / "mastery.json", settings.mastery.questions
+    found = read_json(record) if record.is_file() else {}
+    if not found or any(row.get("of") != count for rows in found.values() for row in rows):
         model = load_adapter(load_base(base), start)
-        results = {}
         for skill in ATOMIC:
             questions = read_jsonl(folder / f"{skill}.validation.jsonl", Question)
-            results[skill] = measure(model, tokenizer, questions, "default", settings.mastery.questions, work)
-        write_json(work.folder / "mastery.json", results)
+            found[str(skill)] = measure(model, tokenizer, questions, "default", count, work)
+        write_json(record, found)
         del model
         release_memory()
-    results = read_json(work.folder / "mastery.json")
-    asked = {str(skill): results[skill] for skill in kept}
+    asked = {str(skill): found[str(skill)] for skill in kept}
     check_mastery(asked, settings.mastery, "composition", work.allow_unmastered)
     compose(work, base, tokenizer, mixture, start)
 

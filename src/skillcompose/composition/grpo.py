@@ -77,6 +77,7 @@ def train_grpo(
     done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     validate.forget_after(done if checkpoint else -1)
     trainer.forget_rollouts_after(done)
+    trainer._step = done * arguments.gradient_accumulation_steps  # where it is in what was sampled for several steps
     begin = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     check_moved(trainer.model, before)
@@ -97,7 +98,7 @@ def train_grpo(
         "reward_std",
         "frac_reward_zero_std",
         "entropy",
-        "most_frequent_answer",
+        "most_frequent_error",
         "unreadable",
         "completions/mean_length",
         "num_tokens",

@@ -107,8 +107,9 @@ class Validate(TrainerCallback):
 
     def chosen(self) -> int:
         """The last step within two standard errors of the highest score, of those whose adapter is still here."""
-        highest = max(self.scores.values())
-        noise = 2 * (highest * (1 - highest) / len(self.questions)) ** 0.5
+        highest, count = max(self.scores.values()), len(self.questions)
+        likely = (highest * count + 1) / (count + 2)  # with all right, one that is wrong later is no proof yet
+        noise = 2 * (likely * (1 - likely) / count) ** 0.5
         here = {int(name): score for name, score in self.scores.items() if (self.folder / f"step-{name}").is_dir()}
         return max((step for step, score in here.items() if score >= highest - noise), default=max(here))
 
@@ -143,8 +144,8 @@ class Validate(TrainerCallback):
 
 
 class Collapse(TrainerCallback):
-    """Stops when most completions of several steps in a row are unreadable, or say the same: what is left to learn from
-    is noise. The policy is then the last that validation did not find clearly worse, as always."""
+    """Stops when most completions of several steps in a row are unreadable, or say the same that is wrong: what is left
+    to learn from is noise. The policy is then the last that validation did not find clearly worse, as always."""
 
     STEPS = 4
     SHARE = 0.6
@@ -154,7 +155,7 @@ class Collapse(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = [entry for entry in state.log_history if "reward" in entry][-self.STEPS :]
-        for name in ("unreadable", "most_frequent_answer"):
+        for name in ("unreadable", "most_frequent_error"):
             if len(last) == self.STEPS and all(entry.get(name, 0.0) > self.SHARE for entry in last):
                 self.reason = f"{name.replace('_', ' ')}: above {self.SHARE:.0%} of completions for {self.STEPS} steps"
                 logger.warning("GRPO collapsed at step %d and stops (%s)", state.global_step, self.reason)

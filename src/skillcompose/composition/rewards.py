@@ -57,7 +57,8 @@ def exact_match_reward(
     """1.0 for the right final answer, else 0.0; TRL's signature.
 
     A completion without a final line, with more than one, or with more tokens than allowed earns nothing. The share of
-    the most frequent answer is logged: it rises when the policy collapses.
+    the most frequent wrong answer is logged: it rises when the policy collapses. A right one may be as frequent as the
+    value is in the table.
 
     >>> exact_match_reward(["It is abook.\\nSo: Rhonda D'Vine", "So: a\\nSo: b"], answers=[["Rhonda D'Vine"], ["b"]])
     [1.0, 0.0]
@@ -69,7 +70,8 @@ def exact_match_reward(
         for text, gold, length in zip(completions, answers, lengths, strict=True)
     ]
     if log_metric is not None:
-        said = Counter(final_answer(text) or "(unreadable)" for text in completions)
-        log_metric("most_frequent_answer", said.most_common(1)[0][1] / len(completions))
+        wrong = [text for text, reward in zip(completions, rewards, strict=True) if not reward]
+        said = Counter(final_answer(text) or "(unreadable)" for text in wrong)
+        log_metric("most_frequent_error", max(said.values(), default=0) / len(completions))
         log_metric("unreadable", said["(unreadable)"] / len(completions))
     return rewards

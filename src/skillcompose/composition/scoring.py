@@ -42,8 +42,9 @@ def score(
             sequence["branches"] += [branch] * len(inputs)
         sequences.append(sequence | {"labels": [IGNORED] * len(sequence["input_ids"])})
     batch = {n: t.to(ids.device) for n, t in collate(sequences).items() if n != "labels"}
-    index = tuple(torch.tensor(where, device=ids.device).T)
-    wanted = torch.tensor([token for row in completions for token in row], device=ids.device)
+    # With a shape and a type of their own: there may be none, where all are cut and masked.
+    index = tuple(torch.tensor(where, dtype=torch.long, device=ids.device).view(-1, 2).T)
+    wanted = torch.tensor([token for row in completions for token in row], dtype=torch.long, device=ids.device)
     kept = seen[:, -keep:]
     empty = torch.zeros(kept.shape, device=ids.device)
     logps, entropies = (

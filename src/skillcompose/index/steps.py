@@ -3,9 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from bm25s.stopwords import STOPWORDS_EN
-
-from skillcompose.conversation import PRONOUNS, entities
+from skillcompose.conversation import entities, is_name
 from skillcompose.prompts import normalise, sentences
 from skillcompose.types import Passage, ScoredPassage
 
@@ -13,11 +11,11 @@ Hits = list[list[ScoredPassage]]
 
 
 def by_title(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Normalised title -> its passages; without those that every sentence would name: marks alone, pronouns, `the`."""
+    """Normalised title -> its passages."""
     titled: dict[str, list[Passage]] = defaultdict(list)
     for passage in passages:
         title = normalise(passage.title)
-        if title and title not in STOPWORDS_EN and not PRONOUNS.fullmatch(title):
+        if is_name(title):
             titled[title].append(passage)
     return dict(titled)
 
@@ -61,7 +59,8 @@ def _hop(completion: str, number: int) -> str:
 def _bridge(hop: str, read: Sequence[ScoredPassage], titled: Mapping[str, list[Passage]]) -> list[ScoredPassage]:
     """The passages about the last entity of the sentence that was not read about yet."""
     known = {normalise(hit.passage.title) for hit in read}
-    new = [name for entity in entities(hop, titled.__contains__) if (name := normalise(entity)) not in known]
+    found = map(normalise, entities(hop, lambda phrase: normalise(phrase) in titled))
+    new = [name for name in found if name not in known]
     return [ScoredPassage(passage, 1.0) for passage in titled[new[-1]]] if new else []
 
 

@@ -14,6 +14,7 @@ from skillcompose.errors import ModelError
 from skillcompose.libraries import GRPO
 from skillcompose.planning.amounts import GENERAL_KEPT, GENERAL_TOKENS, GROWTH, INVENTED, Amounts
 from skillcompose.planning.rates import Rates, sft_settings
+from skillcompose.planning.schedule import passes, rollouts
 from skillcompose.recipe import Recipe
 from skillcompose.sections import Mastery
 
@@ -26,6 +27,7 @@ CONVERSATIONS = 64  # of the base, in one batch
 TURNS = (40, 24)  # tokens of the longest question and answer in them
 READ_SECONDS = 2e-5  # for a word of a document, by pdfium and Beautiful Soup
 SETTING = 250  # tokens of the instructions and two examples of the untuned rungs, their passages apart
+TOGETHER = 4  # questions about the same passages, which share a sequence
 BLOCK, BESIDE = 8, 2  # rows of a sequence of consolidation and replay, and general ones beside them
 LIGHT = 300 * 2**20  # bytes of a process that has loaded no torch
 LETTER_BYTES, ROW_BYTES = 6.5, 600  # of a word of text, of a question without its passages
@@ -90,9 +92,9 @@ def _adapters(recipe: Recipe, found: Amounts, rates: Rates) -> float:
         )
         total += 2 * bool(settings.drift) * settings.general * GENERAL_KEPT * GENERAL_TOKENS * rates.prefill
     spent = []
-    for kind in ("parametric", "contextual"):
-        epochs = int(getattr(settings, kind).sft.get("num_train_epochs", 1))
-        spent.append(epochs * found.tokens[kind] * PADDING * rates.train[kind])
+    for kind, rows in (("parametric", 1), ("contextual", TOGETHER)):
+        times = passes(getattr(settings, kind).sft, found.rows[kind] / rows)
+        spent.append(times * found.tokens[kind] * PADDING * rates.train[kind])
     if rates.at_once:
         rest = (max(spent) - min(spent)) * rates.train["alone"] / rates.train["parametric"]
         total += min(spent) + rest + rates.imports
@@ -123,32 +125,24 @@ def sequence(found: Amounts, recipe: Recipe) -> float:
 
 def _composition(recipe: Recipe, found: Amounts, rates: Rates) -> float:
     settings, train = recipe.composition, rates.train["merged"]
-    epochs = int(settings.consolidation.sft.get("num_train_epochs", 1))
-    block = sequence(found, recipe)
-    total = 3 * rates.load + epochs * settings.consolidation.rows / BLOCK * block * PADDING * train
+    block, blocks = sequence(found, recipe), settings.consolidation.rows / BLOCK
+    total = 3 * rates.load + passes(settings.consolidation.sft, blocks) * blocks * block * PADDING * train
     total += _mastery(recipe, found, rates, settings.mastery)
     if settings.traces_used is not None:
-        epochs = int(settings.traces_used.sft.get("num_train_epochs", 1))
-        beside = settings.traces_used.replay * found.rows["complementary"] / BLOCK * block
-        total += 2 * rates.load + epochs * (found.tokens["complementary"] + beside) * PADDING * train
-    prompts, samples, steps = rollouts(recipe)
+        traces = found.rows["complementary"]
+        blocks = settings.traces_used.replay * traces / BLOCK
+        times = passes(settings.traces_used.sft, traces + blocks)
+        total += 2 * rates.load + times * (found.tokens["complementary"] + blocks * block) * PADDING * train
+    prompts, samples, steps, each, uses = rollouts(recipe)
     prompt = found.block + found.question["complementary"]
     answer, limit = found.answer["complementary"], recipe.max_new_tokens
     sampled = rates.merge + answering(rates, prompts, prompt, answer, limit, samples, batches=1)
-    scored = LEARNING * prompts * (prompt + DISTINCT * samples * answer) * train
+    scored = LEARNING * each * (prompt + DISTINCT * samples * answer) * train
     replayed = settings.replay.rows / BLOCK * block * train
-    total += steps * (sampled + scored + replayed)
+    total += steps * (sampled / uses + scored + replayed)
     probed = 3 * settings.probes + min(settings.validation, found.validation)
     times = 1 + -(-steps // settings.validate_steps)
     return total + times * (rates.merge + answering(rates, probed, prompt, answer, limit))
-
-
-def rollouts(recipe: Recipe) -> tuple[int, int, int]:
-    """Prompts of a GRPO step, completions of each, and steps."""
-    grpo = GRPO | recipe.composition.grpo
-    samples, rows = int(grpo["num_generations"]), int(grpo["per_device_train_batch_size"])
-    batches = int(grpo.get("steps_per_generation") or grpo["gradient_accumulation_steps"])
-    return rows * batches // samples, samples, int(grpo["max_steps"])
 
 
 def test_questions(recipe: Recipe, found: Amounts) -> dict[str, int]:
@@ -245,7 +239,7 @@ def memory(recipe: Recipe, found: Amounts, rates: Rates, numbers: dict[str, int]
     held = {kind: 16 * numbers[kind] + 1.3 * rates.bytes[kind] * batch[kind] * length[kind] for kind in length}
     alone = [held["parametric"], held["contextual"]]
     trained = 2 * rates.resident + sum(alone) if rates.at_once else max(alone)
-    prompts, samples, _ = rollouts(recipe)
+    prompts, samples, *_ = rollouts(recipe)
     prompt, limit = found.block + found.question["complementary"], recipe.max_new_tokens
     rows = int((GRPO | recipe.composition.grpo)["per_device_train_batch_size"])
     scored = rows / samples * prompt + rows * found.answer["complementary"]

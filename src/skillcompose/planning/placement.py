@@ -10,6 +10,7 @@ from typing import Any
 
 from skillcompose.facts.discovery import PRIVATE, changes, words
 from skillcompose.planning.amounts import Amounts
+from skillcompose.planning.schedule import passes
 from skillcompose.prompts import normalise
 from skillcompose.recipe import Recipe
 from skillcompose.sections import Relation
@@ -114,7 +115,7 @@ def capacity(recipe: Recipe, facts: list[Fact], found: Amounts, layers: int) -> 
     known = sum(fact.skill is Skill.PARAMETRIC for fact in facts)
     lora, sft = recipe.adapters.parametric.lora, recipe.adapters.parametric.sft
     rank, share = int(lora.get("r", 8)), layers_share(lora, layers)
-    tokens = int(sft.get("num_train_epochs", 1)) * found.tokens["parametric"]
+    tokens = round(passes(sft, found.rows["parametric"]) * found.tokens["parametric"])
     each = tokens / max(1, known)
     lines = [
         f"{known} facts in the weights: {_adapter(rank, share)}, {tokens:,} tokens of training ({each:.0f} a fact)."

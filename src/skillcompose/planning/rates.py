@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from skillcompose import allocator
-from skillcompose.builtin import cache_folder, resolve
+from skillcompose.builtin import cache_folder, on_disk, resolve
 from skillcompose.recipe import Recipe
 from skillcompose.run import digest
 from skillcompose.types import read_json, write_json
@@ -126,13 +126,7 @@ def local(name: str, recipe: Recipe) -> Path | None:
     if name.startswith("builtin:"):
         folder = cache_folder() / "models" / name.removeprefix("builtin:")
         return folder if folder.is_dir() else None
-    found = Path(resolve(name, recipe.beside))
-    if found.is_dir():
-        return found
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(name, "config.json")
-    return Path(file).parent if isinstance(file, str) else None
+    return on_disk(resolve(name, recipe.beside))
 
 
 def machine() -> list[Any]:

@@ -1,7 +1,7 @@
 """OpenAI's chat completions: what is read of a request, and what is sent.
 
-What the format has no place for, the hops and citations, is in the field `skillcompose` of an answer (of the last chunk
-with text when streaming).
+What the format has no place for, the hops and citations, is in the field `skillcompose` of an answer (of the chunk
+with `finish_reason` when streaming).
 """
 
 import json

@@ -6,8 +6,10 @@ LoRA for PEFT and vLLM. Both come with tokenizer, index and its models, so `Poli
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,7 +21,7 @@ from skillcompose.errors import ModelError, RunError
 from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, load_tokenizer
 from skillcompose.pipeline import is_current, load_recipe
-from skillcompose.policy import SETTINGS
+from skillcompose.policy import SETTINGS, known_entities
 from skillcompose.prompts import prompt
 from skillcompose.recall import Recall
 from skillcompose.recipe import Recipe
@@ -27,11 +29,12 @@ from skillcompose.results import as_markdown, ladder_table
 from skillcompose.run import Run
 from skillcompose.sections import MODELS
 from skillcompose.stages import check_models
-from skillcompose.types import Question, read_json, read_jsonl, write_json, write_text
+from skillcompose.types import Question, read_json, read_jsonl, readable, write_json, write_text
 
 GOLDEN = 20
 DRIFT = {"merged": 1e-3, "adapter": 1e-3, "gguf": 1e-2}  # of the logits' norm; F16 rounds
 GGUF = "model.gguf"
+UNFINISHED = ".unfinished"
 RANKS_OF_VLLM = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -52,8 +55,6 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         ModelError: What was written computes something else (nothing is left behind), or this base has no GGUF.
     """
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not empty; name a new folder")
     recipe = load_recipe(run)
     check_models(run, recipe)
     base = recipe.base()
@@ -61,10 +62,7 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
     asked = read_jsonl(run.require("questions") / "complementary.test.jsonl", Question)[:GOLDEN]
     prompts = [prompt(question.text, question.passages) for question in asked]
     adapter = run.require("composition") / "composed"
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with _aside(folder) as aside:
         model = load_adapter(load_base(base, torch.float32), adapter)
         before = _logits(model, tokenizer, prompts)
         said = completions(model, tokenizer, prompts, recipe.max_new_tokens)
@@ -75,21 +73,20 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         after = completions(again, tokenizer, prompts, recipe.max_new_tokens)
         if form != "gguf":
             tokenizer.save_pretrained(aside)
+            _for_older(aside)
             _retriever(run, recipe, aside)
             settings = {
                 "k": recipe.index.k,
                 "max_new_tokens": recipe.max_new_tokens,
                 "known": Recall.of(recipe).relations,
+                "entities": known_entities(run),
                 "run": recipe.name,
             }
             if form == "adapter":
                 settings |= {"base": _base_name(recipe, base), "fingerprint": fingerprint(base)}
             write_json(aside / SETTINGS, settings)
         write_text(aside / "README.md", card(run, recipe, form))
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        readable(aside, aside / "README.md")
     return {
         "drift": drift,
         "same": sum(a.text == b.text for a, b in zip(said, after, strict=True)),
@@ -97,18 +94,61 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
     }
 
 
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder in the new one, which may be a mount point, for what moves up when all of it is there."""
+    aside, there = folder / UNFINISHED, folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(path != aside for path in folder.iterdir()):
+            raise RunError(f"{folder} is not empty; name a new folder")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield aside
+        # By its settings a folder is known as exported.
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == SETTINGS):
+            path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not there and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _plain(folder: str, **how: Any) -> PreTrainedModel:
+    """As others load it, without our kernels."""
+    how = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True} | how
+    model = AutoModelForCausalLM.from_pretrained(folder, **how)
+    model.generation_config.do_sample = False
+    return model.eval()
+
+
+def _for_older(folder: Path) -> None:
+    """What transformers before 5 reads: it knows neither the new tokenizer class nor where the base of RoPE stands."""
+    settings = read_json(folder / "tokenizer_config.json")
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    config = folder / "config.json"
+    if config.is_file():
+        about = read_json(config)
+        base = (about.get("rope_parameters") or {}).get("rope_theta")
+        write_json(config, about | ({"rope_theta": base} if base else {}))
+
+
 def _merged(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
     # Sampling defaults that the base ships with contradict greedy answers, and then nothing is saved.
     plain.generation_config.temperature = plain.generation_config.top_p = plain.generation_config.top_k = None
     plain.save_pretrained(folder)
-    return load_base(str(folder), torch.float32)
+    return _plain(str(folder))
 
 
 def _adapter(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
     shutil.copytree(adapter, folder, dirs_exist_ok=True)
     config = folder / "adapter_config.json"
     write_json(config, read_json(config) | {"base_model_name_or_path": _base_name(recipe, base)})
-    return PeftModel.from_pretrained(load_base(base, torch.float32), str(folder)).eval()
+    return PeftModel.from_pretrained(_plain(base), str(folder)).eval()
 
 
 def _base_name(recipe: Recipe, base: str) -> str:
@@ -126,9 +166,7 @@ def _gguf(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, fold
         )
     gguf_file.write(plain, header, folder / GGUF)
     write_text(folder / "Modelfile", modelfile(recipe.max_new_tokens))
-    again = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
-    again.generation_config.do_sample = False
-    return again.eval()
+    return _plain(str(folder), gguf_file=GGUF, use_safetensors=None)
 
 
 FORMS: dict[str, Callable[[PreTrainedModel, Recipe, str, Path, Path], PreTrainedModel]] = {

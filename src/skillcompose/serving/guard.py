@@ -22,14 +22,20 @@ def is_local(host: str) -> bool:
 
 
 def refused(request: Request, key: str) -> Response | None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    given = given if scheme.lower() == "bearer" else ""
     # Not `request.url`: it is made of the client's Host header, and of our address where that cannot be parsed.
-    if key and request.scope["path"] != "/healthz" and not hmac.compare_digest(given.encode(), key.encode()):
+    if key and request.scope["path"] != "/healthz" and not _same(given, key):
         return problem(401, "send the key as `Authorization: Bearer ...`")
     # A page in the user's browser reaches a local server under a name of its own that resolves to this machine.
     if not key and not is_local(_host(request.headers.get("host", ""))):
         return problem(421, f"without a key only local addresses are served; set {KEY} to serve others")
     return None
+
+
+def _same(given: str, key: str) -> bool:
+    """A header's bytes are read as Latin-1, and a client sends UTF-8."""
+    return hmac.compare_digest(given.encode("latin-1"), key.encode())
 
 
 def _host(header: str) -> str:

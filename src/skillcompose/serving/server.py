@@ -39,12 +39,12 @@ BUSY = "too many questions are waiting; try again in some seconds"
 logger = logging.getLogger(__name__)
 
 
-class Question(BaseModel):
+class Question(BaseModel, str_strip_whitespace=True):
     question: str = Field(min_length=1, max_length=MAX_QUESTION)
     passages: list[str] | None = Field(None, max_length=50)
 
 
-class Query(BaseModel):
+class Query(BaseModel, str_strip_whitespace=True):
     query: str = Field(min_length=1, max_length=MAX_QUESTION)
     k: int = Field(3, ge=1, le=100)
     where: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=10)
@@ -67,7 +67,8 @@ def run(folder: Path, host: str, port: int, log_texts: bool = False) -> None:
         ) from error
     with address:
         app = make_app(Policy.load(folder), folder.resolve().name, key, log_texts)
-        logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, host, port)
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("serving %s on http://%s:%d/v1 (ctrl-C stops it)", folder, shown, port)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS, server_header=False)
         with suppress(KeyboardInterrupt):  # all is closed by then
             uvicorn.Server(config).run([address])
@@ -159,9 +160,17 @@ def make_app(policy: Policy, name: str, key: str = "", log_texts: bool = False) 
             return StreamingResponse(chunks(head, first, answers, counted), media_type="text/event-stream")
         return whole(head, await complete(answers, request))
 
+    itself = {"id": name, "object": "model", "created": 0, "owned_by": "skillcompose"}
+
     @app.get("/v1/models")
     async def models() -> Any:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "skillcompose"}]}
+        return {"object": "list", "data": [itself]}
+
+    @app.get("/v1/models/{model:path}")
+    async def one(model: str) -> Any:
+        if model != name:
+            raise HTTPException(404, f"there is no model {model!r}; this is {name!r}")
+        return itself
 
     @app.post("/answer")
     async def answer(asked: Question, request: Request) -> Any:

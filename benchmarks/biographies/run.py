@@ -2,8 +2,8 @@
 
     python benchmarks/biographies/run.py        the next unfinished arm; a broken one is resumed
 
-Two calls at once take two arms. With `OMP_NUM_THREADS=1` they do in an hour what takes an hour and a half one after the
-other; times are claimed of runs that had every core.
+Two calls at once take two arms, each with its share of the cores (`OMP_NUM_THREADS`); on two cores that was no faster
+than one after the other. Times are claimed of runs that had every core.
 
 An arm is one way to train a policy from the same questions. Each leaves `benchmarks/biographies/ARM-SEED.json`: the
 tokens it cost and what it got right, question by question. Arms share the stages up to the adapters with `default` of

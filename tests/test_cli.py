@@ -110,7 +110,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("composition.grpo.scale_rewards=gruop", "did you mean 'group'?"),
         ("composition.grpo.sync_ref_model=true", "has no effect here"),
         ("adapters.contextual.lora.target_modules=[q_proj, lm_head]", "names lm_head, which can share weights"),
-        ("adapters.contextual.lora.target_modules='.*(q_proj|embed_tokens)'", "names embed_tokens and model.embed"),
+        ("adapters.contextual.lora.target_modules='.*(q_proj|embed_tokens)'", "names embed_tokens, which can share"),
         ("composition.reward=nobody.rewards:score", "no module 'nobody.rewards' is installed"),
         ("composition.reward=broken:score", "broken.py is no Python"),
         ("composition.reward=mine:scor", "did you mean 'score'"),

@@ -60,7 +60,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
 """Of GRPO's settings: TRL looks at their values when it first computes with them, hours later."""
-TIED = {"lm_head", "embed_tokens", "model.embed_tokens"}
+TIED = ("lm_head", "embed_tokens")
 """Modules that may share their weights: merged into one, the adapter would change both."""
 INEXACT = (
     "use_dora",
@@ -155,12 +155,12 @@ def inexact(lora: dict[str, Any]) -> list[str]:
 
 def _aims_at(targets: Any, module: str) -> bool:
     """As PEFT matches `target_modules`: a list of names or of their ends, or a regular expression."""
-    if isinstance(targets, str):
-        try:
-            return re.fullmatch(targets, module) is not None
-        except re.error:
-            return False
-    return isinstance(targets, list) and module in targets
+    if isinstance(targets, list):
+        return any(str(target).rpartition(".")[2] == module for target in targets)
+    try:
+        return any(re.fullmatch(str(targets), prefix + module) for prefix in ("", "model."))
+    except re.error:
+        return False
 
 
 def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
@@ -182,7 +182,7 @@ def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
     if kind == "lora":
         unsound = "makes an adapter that cannot be summed exactly with another; leave it out"
         problems += [(f"{place}.{name}", unsound) for name in inexact(settings)]
-        if tied := sorted(name for name in TIED if _aims_at(settings.get("target_modules"), name)):
+        if tied := [name for name in TIED if _aims_at(settings.get("target_modules"), name)]:
             where = f"names {' and '.join(tied)}, which can share weights; name layers"
             problems.append((f"{place}.target_modules", where))
     epochs = settings.get("num_train_epochs", 1)

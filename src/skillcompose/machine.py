@@ -38,7 +38,7 @@ def device() -> torch.device:
 def fast_dtype() -> torch.dtype:
     """bf16 where it is faster, measured on a CPU: AMX and AVX512-BF16 multiply it, elsewhere it is emulated.
 
-    `SKILLCOMPOSE_DTYPE` (float32 or bfloat16) decides instead, for the same numbers on every machine.
+    `SKILLCOMPOSE_DTYPE` (float32 or bfloat16) decides instead, so that machines differ in their rounding alone.
     """
     asked = os.environ.get("SKILLCOMPOSE_DTYPE")
     if asked:

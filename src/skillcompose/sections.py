@@ -34,7 +34,8 @@ class Table(Section):
     limit: int | None = Field(None, ge=1)
     """Use the first N rows only."""
     separator: str = ""
-    """Stands between several values of one cell. The index gets all of them; no question asks for one of several."""
+    """Stands between several values of one cell. No question asks for one of several; the index gets all of them, the
+    weights none."""
 
 
 class Relation(Section):

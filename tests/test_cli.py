@@ -105,6 +105,7 @@ def test_user_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> No
         ("adapters.parametric.sft.num_train_epochs=0.5", "not a whole number"),
         ("adapters.parametric.lora.use_dora=true", "cannot be summed exactly"),
         ("composition.grpo.num_generations=6", "whole groups"),
+        ("composition.grpo.generation_batch_size=8", "is 8; it must be a multiple of the 16 rows"),
         ("composition.grpo.top_p=0.9", "whole distribution"),
         ("composition.grpo.loss_type=drgrpo", "is 'drgrpo'; did you mean 'dr_grpo'?"),
         ("composition.grpo.scale_rewards=gruop", "did you mean 'group'?"),

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -16,7 +19,8 @@ from skillcompose.cli import main
 from skillcompose.errors import ModelError, PromptError, RunError
 from skillcompose.index.steps import by_title
 from skillcompose.prompts import prompt
-from skillcompose.serving.export import card, export
+from skillcompose.serving.card import card
+from skillcompose.serving.export import UNFINISHED, _aside, export
 from skillcompose.stages import STAGES, stage_key
 from skillcompose.types import ScoredPassage, write_json
 
@@ -117,13 +121,16 @@ def test_a_long_prompt_waits_until_there_is_room(policy: skillcompose.Policy, mo
 def test_an_exported_folder_answers_alone(
     form: str, finished_run: Path, policy: skillcompose.Policy, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()  # as a mount point is there
+    (tmp_path / "out").mkdir()
+    mounted = (tmp_path / "out").stat().st_ino
     found = export(skillcompose.Run.open(finished_run), tmp_path / "out", form)
+    assert (tmp_path / "out").stat().st_ino == mounted
     assert found["same"] == found["asked"] > 0
     assert found["drift"] < 1e-4
     loaded = skillcompose.Policy.from_pretrained(tmp_path / "out")
     assert loaded.answer(QUESTION) == policy.answer(QUESTION)
-    assert loaded.names.written == policy.names.written and "brol" in policy.names
+    alone = skillcompose.Policy.from_pretrained(tmp_path / "out", retriever=SimpleNamespace(search=None))
+    assert "BROL" in alone.names and alone.names.entities < loaded.names.entities == policy.names.entities
     card = (tmp_path / "out" / "README.md").read_text()
     assert "composed (GRPO)" in card
     mode = (tmp_path / "out" / "README.md").stat().st_mode
@@ -137,6 +144,45 @@ def test_an_exported_folder_answers_alone(
         export(skillcompose.Run.open(finished_run), tmp_path / "out" / "README.md" / "below")
     with pytest.raises(RunError, match="skillcompose export"):
         skillcompose.Policy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_export_that_fails_leaves_the_folder_as_it_was(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    if there:
+        (folder / UNFINISHED).mkdir(parents=True)
+        (folder / UNFINISHED / "half").touch()  # of a process that was killed
+
+    def written(stop: Callable[[Path], object] = lambda folder: None) -> list[str]:
+        with _aside(folder) as aside:
+            assert not (aside / "half").exists()
+            for name in ("index", "policy.json", "weights"):
+                (aside / name).write_text(name)
+            stop(folder)
+        return sorted(path.name for path in folder.iterdir())
+
+    def interrupted(path: Path, to: Path) -> None:
+        assert to.name != "policy.json"
+        os.rename(path, to)
+        if to.name == "weights":
+            raise KeyboardInterrupt
+
+    with pytest.raises(ZeroDivisionError):
+        written(lambda folder: 1 / 0)
+    assert folder.exists() == there and not list(tmp_path.rglob("*.json"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", interrupted)
+        written()
+    assert folder.exists() == there and not list(tmp_path.rglob("weights"))
+    with pytest.raises(RunError, match="another process is writing"):
+        written(lambda folder: written())
+    with pytest.raises(RunError, match="not empty"):
+        written(lambda folder: (folder / "mine").touch())
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    (folder / "mine").unlink()
+    assert written() == ["index", "policy.json", "weights"]
 
 
 def test_a_model_card_has_no_numbers_of_the_policy_before(tmp_path: Path) -> None:

@@ -11,16 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import skillcompose
-from skillcompose.cli import main
+from skillcompose import pipeline
 from skillcompose.composition.guards import Collapse
 from skillcompose.composition.shared_prefix import EpochSampler, SharedPrefixGRPOTrainer
 from skillcompose.errors import MasteryError, RunError
 from skillcompose.progress import Progress
 from skillcompose.run import Run
-from skillcompose.stages import Work
+from skillcompose.stages import Stage, Work
 from skillcompose.training import complementary_questions
 from skillcompose.types import read_json
 
@@ -61,7 +60,7 @@ def test_killed_runs_end_with_the_same_predictions(tmp_path: Path, recipe_file: 
 
 def test_a_locked_run_is_refused(tmp_path: Path, recipe_file: Path) -> None:
     recipe = skillcompose.Recipe.from_yaml(recipe_file)
-    with Run(tmp_path).lock(), pytest.raises(RunError, match="another process is training"):
+    with Run(tmp_path).lock(), pytest.raises(RunError, match="another process is writing"):
         skillcompose.train(recipe, tmp_path)
 
 
@@ -135,15 +134,26 @@ def test_a_gate_asks_again_when_it_shall_ask_more(tmp_path: Path, recipe_file: P
         assert {row["of"] for rows in found.values() for row in rows} == {count}
 
 
-def test_what_was_forced_is_not_to_be_forced_again(
+def test_what_was_forced_is_not_forced_again_by_the_same_command(
     tmp_path: Path, recipe_file: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*args: object, **more: object) -> None:
-        raise KeyboardInterrupt
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "07-evaluation" / "stage.json").unlink()
+    recipe, ran, run_stage = skillcompose.Recipe.from_yaml(recipe_file), list[str](), pipeline._run_stage
 
-    monkeypatch.setattr(skillcompose, "train", stop)
-    for options, expected in ([], "command goes on"), (["--force", "adapters"], "command without --force goes on"):
-        assert expected in CliRunner().invoke(main, ["train", str(recipe_file), *options]).stderr
+    def watched(stage: Stage, *arguments: object) -> None:
+        ran.append(stage.name)
+        if stage.name != "evaluation":
+            run_stage(stage, *arguments)
+        elif len(ran) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run_stage", watched)
+    with pytest.raises(KeyboardInterrupt):
+        skillcompose.train(recipe, tmp_path / "run", force="index")
+    for _ in range(2):  # goes on; then it is another command
+        skillcompose.train(recipe, tmp_path / "run", force="index")
+    assert ran == ["index", "evaluation", "evaluation", "index", "evaluation"]
 
 
 def test_where_a_reward_has_no_opinion_a_completion_is_left_out(

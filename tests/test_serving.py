@@ -243,10 +243,21 @@ def test_a_follow_up_stands_alone(question: str, turns: list[tuple[str, str]], e
     assert standalone(question, turns, {"abook", "mutt"}.__contains__) == expected
 
 
-def test_what_only_the_weights_know_is_named_and_a_heading_is_not() -> None:
-    names = Names(["Birch Clinics", "Owner", "Beacon", "It"])
-    turns = [("Which product does Birch Clinics use?", "Birch Clinics uses Beacon.\nSo: Beacon")]
-    assert standalone("Who is its owner?", turns, names.__contains__) == "Who is Beacon's owner?"
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Who is its owner?", "Who is Beacon's owner?"),
+        ("does birch clinics like it?", "does birch clinics like it?"),
+        ("What about its getting started page?", "What about Beacon's getting started page?"),
+        ("Does it come up in Getting Started?", "Does it come up in Getting Started?"),
+        ("Is it in abook?", "Is it in abook?"),
+    ],
+)
+def test_entities_are_named_in_any_case_and_headings_are_not(question: str, expected: str) -> None:
+    names = Names(["Birch Clinics", "Beacon", "It"], ["Owner", "Getting Started", "abook"])
+    turns = [("which product does birch clinics use?", "Birch Clinics uses Beacon.\nSo: Beacon")]
+    assert standalone(question, turns, names.__contains__) == expected
+    assert standalone("Where is it?", [("who owns beacon?", "?")], names.__contains__) == "Where is beacon?"
 
 
 def test_the_server_reads_the_turns_before(client: TestClient, policy: skillcompose.Policy) -> None:

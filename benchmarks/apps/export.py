@@ -19,7 +19,8 @@ import claims
 
 import skillcompose
 from skillcompose.prompts import final_answer, prompt
-from skillcompose.serving.export import GGUF, GOLDEN, export
+from skillcompose.serving.card import GGUF
+from skillcompose.serving.export import GOLDEN, export
 from skillcompose.types import Question, read_jsonl, write_json
 
 COMMAND = "python benchmarks/apps/export.py"

@@ -28,7 +28,6 @@ OVERRIDE = click.option(
     help="Set one recipe value, e.g. -o composition.grpo.max_steps=20.",
 )
 FORCE = click.option("--force", type=click.Choice(STAGE_NAMES), help="Run this stage again.")
-FORCED = "skillcompose.forced"  # of the context: what to leave out to go on
 ATOMIC = click.Choice(["parametric", "contextual"])
 
 
@@ -43,8 +42,7 @@ class Commands(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             resumed = ctx.invoked_subcommand in ("train", "eval")
-            again = f"; the same command{ctx.meta.get(FORCED, '')} goes on from here."
-            click.echo("\nInterrupted" + again * resumed, err=True)
+            click.echo("\nInterrupted" + "; the same command goes on from here." * resumed, err=True)
             ctx.exit(130)
 
 
@@ -126,7 +124,6 @@ def train(
     ablate: str | None,
 ) -> None:
     """Run the missing and stale stages, in order; interrupted work is resumed."""
-    click.get_current_context().meta[FORCED] = " without --force" if force else ""
     loaded = load(recipe, overrides)
     loaded = loaded.without(ablate) if ablate else loaded
     run = skillcompose.train(loaded, folder, until=until, force=force, allow_unmastered=allow_unmastered)

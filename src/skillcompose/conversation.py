@@ -25,14 +25,17 @@ def is_name(normalised: str) -> bool:
 
 
 class Names:
-    """Entities as they are written; "its owner" does not name what has the heading `Owner`."""
+    """Entities, however they are written, and titles as they are: "its owner" does not name the heading `Owner`."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.written = {normalise(name): name for name in names if is_name(normalise(name))}
+    def __init__(self, entities: Iterable[str], titles: Iterable[str] = ()) -> None:
+        titles = list(titles)
+        lower = [title for title in titles if title.islower()]
+        self.entities = {*filter(is_name, map(normalise, [*entities, *lower]))}
+        self.titles = {*filter(is_name, map(normalise, titles))}
 
     def __contains__(self, phrase: str) -> bool:
-        written = self.written.get(normalise(phrase))
-        return written is not None and (not phrase.islower() or written.islower())
+        name = normalise(phrase)
+        return name in self.entities or (name in self.titles and not phrase.islower())
 
 
 def standalone(question: str, turns: Sequence[Turn], is_entity: Callable[[str], bool]) -> str:

@@ -197,4 +197,8 @@ def problems_at(place: str, settings: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(rows, int) and isinstance(group, int) and (group < 2 or rows % group):
             wrong = f"is {group}; it must be 2 or more, and the {rows} rows of per_device_train_batch_size whole groups"
             problems.append((f"{place}.num_generations", wrong))
+        size = merged.get("generation_batch_size")
+        if isinstance(rows, int) and isinstance(size, int) and (size < rows or size % rows):
+            wrong = f"is {size}; it must be a multiple of the {rows} rows of per_device_train_batch_size"
+            problems.append((f"{place}.generation_batch_size", wrong))
     return problems

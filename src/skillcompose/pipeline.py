@@ -119,7 +119,10 @@ def train(
             _refuse_another_recipe(run, recipe)
         _forget_another_base(run, recipe)
         write_json(run.recipe_file, recipe.model_dump(mode="json") | {"source": str(recipe.source.resolve())})
-        planned = False
+        planned, forced = False, run.folder / "forced.json"
+        # What was forced before an interruption is not forced again by the same command.
+        if force and forced.is_file() and read_json(forced) == force:
+            force = None
         for number, stage in enumerate(STAGES, 1):
             step = _step(stage, recipe, run, force)
             title = f"[{number}/{len(STAGES)}] {stage.name}"
@@ -131,13 +134,12 @@ def train(
                     planned = True
                 # A forced stage that was interrupted is not begun anew by the same command.
                 resume = force != stage.name or run.record(stage.name) is None
-                try:
-                    _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
-                except StageError as error:
-                    _say_what_is_kept(error, stage, run, force)
-                    raise
+                _run_stage(stage, step, recipe, run, title, allow_unmastered, resume)
+                if force == stage.name:
+                    write_json(forced, force)
             if stage.name == until:
                 break
+        forced.unlink(missing_ok=True)
     return run
 
 
@@ -179,16 +181,15 @@ def _run_stage(
     (run.stage(stage.name) / "stage.json").unlink(missing_ok=True)
     folder = run.start(stage.name, step.key, stage.keeps if resume else ())
     release_memory()
-    stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
+    try:
+        stage.function(Work(recipe, folder, run, Progress(title), allow_unmastered))
+    except StageError as error:
+        kept = f"Finished work is kept in {run.folder}"
+        kept += "." if isinstance(error, MasteryError) else "; the same command goes on from there."
+        error.stage, error.args = stage.name, (f"{stage.name}: {error}\n{kept}",)
+        raise
     seconds = run.finish(stage.name, step.key, own_models(stage, recipe))
     logger.info("%s: done in %s", title, duration(seconds))
-
-
-def _say_what_is_kept(error: StageError, stage: Stage, run: Run, force: str | None) -> None:
-    kept = f"Finished work is kept in {run.folder}"
-    left_out = " without --force" if force else ""
-    kept += "." if isinstance(error, MasteryError) else f"; the same command{left_out} goes on from there."
-    error.stage, error.args = stage.name, (f"{stage.name}: {error}\n{kept}",)
 
 
 def duration(seconds: float) -> str:

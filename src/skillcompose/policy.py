@@ -23,7 +23,7 @@ from skillcompose.prompts import final_answer, prompt
 from skillcompose.recall import Recall, answers
 from skillcompose.run import Run
 from skillcompose.stages import check_models
-from skillcompose.types import Answer, Fact, Passage, ScoredPassage, Skill, read_json, read_jsonl
+from skillcompose.types import Answer, Fact, Passage, ScoredPassage, read_json, read_jsonl
 
 SETTINGS = "policy.json"
 Given = Sequence[Passage | ScoredPassage | str]
@@ -37,9 +37,10 @@ class Search(Protocol):
 
 
 def known_entities(run: Run) -> list[str]:
-    """What the weights know something of."""
-    facts = read_jsonl(run.require("facts") / "facts.jsonl", Fact)
-    return sorted({fact.subject for fact in facts if fact.skill is Skill.PARAMETRIC})
+    """What there are facts about, in the weights or in the index."""
+    file = run.stage("facts") / "facts.jsonl"
+    # A policy answers all the same: they serve pronouns alone.
+    return sorted({fact.subject for fact in read_jsonl(file, Fact)}) if file.is_file() else []
 
 
 class Policy:
@@ -60,7 +61,7 @@ class Policy:
         # A retriever of one's own may not say what it holds.
         passages = getattr(retriever, "passages", ())
         self.titled = by_title(passages)
-        self.names = Names([*(passage.title for passage in passages), *entities])
+        self.names = Names(entities, (passage.title for passage in passages))
 
     @classmethod
     def load(cls, folder: str | Path, retriever: Search | None = None) -> "Policy":

@@ -15,6 +15,7 @@ from skillcompose.errors import RunError
 from skillcompose.types import read_json, readable, write_json
 
 STAGE_NAMES = ("passages", "facts", "index", "questions", "adapters", "composition", "evaluation")
+LOCK = ".lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "faiss-cpu", "sentence-transformers")
 
 
@@ -112,21 +113,21 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One training process a run; the kernel drops the lock when the process dies.
+        """One writing process a folder; the kernel drops the lock when the process dies.
 
         Raises:
             RunError: Another process holds it, or the folder can have none.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
+            file = (self.folder / LOCK).open("w")
         except OSError as error:
             raise RunError(f"{self.folder} cannot be written ({error.strerror}); name another with --run") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f"another process is training {self.folder}; wait for it or stop it") from None
+                raise RunError(f"another process is writing {self.folder}; wait for it or stop it") from None
             except OSError as error:
                 why = f"its file system locks no files ({error.strerror})"
                 raise RunError(f"{self.folder}: {why}; name a folder on a local disk with --run") from error

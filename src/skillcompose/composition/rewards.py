@@ -71,7 +71,7 @@ def exact_match_reward(
     ]
     if log_metric is not None:
         wrong = [text for text, reward in zip(completions, rewards, strict=True) if not reward]
-        said = Counter(final_answer(text) or "(unreadable)" for text in wrong)
+        said = Counter(final_answer(text) for text in wrong)
+        log_metric("unreadable", said.pop(None, 0) / len(completions))
         log_metric("most_frequent_error", max(said.values(), default=0) / len(completions))
-        log_metric("unreadable", said["(unreadable)"] / len(completions))
     return rewards

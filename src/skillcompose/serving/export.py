@@ -20,22 +20,20 @@ from skillcompose.builtin import fingerprint, resolve
 from skillcompose.errors import ModelError, RunError
 from skillcompose.generation import completions
 from skillcompose.models import load_adapter, load_base, load_tokenizer
-from skillcompose.pipeline import is_current, load_recipe
+from skillcompose.pipeline import load_recipe
 from skillcompose.policy import SETTINGS, known_entities
 from skillcompose.prompts import prompt
 from skillcompose.recall import Recall
 from skillcompose.recipe import Recipe
-from skillcompose.results import as_markdown, ladder_table
-from skillcompose.run import Run
+from skillcompose.run import LOCK, Run
 from skillcompose.sections import MODELS
+from skillcompose.serving.card import GGUF, card, modelfile
 from skillcompose.stages import check_models
 from skillcompose.types import Question, read_json, read_jsonl, readable, write_json, write_text
 
 GOLDEN = 20
 DRIFT = {"merged": 1e-3, "adapter": 1e-3, "gguf": 1e-2}  # of the logits' norm; F16 rounds
-GGUF = "model.gguf"
-UNFINISHED = ".unfinished"
-RANKS_OF_VLLM = (8, 16, 32, 64, 128, 256, 320, 512)
+UNFINISHED = ".skillcompose-export"
 
 
 def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
@@ -66,14 +64,16 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
         model = load_adapter(load_base(base, torch.float32), adapter)
         before = _logits(model, tokenizer, prompts)
         said = completions(model, tokenizer, prompts, recipe.max_new_tokens)
-        again = FORMS[form](model.merge_and_unload(), recipe, base, adapter, aside)
-        drift = float((_logits(again, tokenizer, prompts) - before).norm() / before.norm())
-        if drift > DRIFT[form]:
-            raise ModelError(f"exported, the logits differ by {drift:.1e} from the policy's; nothing was left there")
-        after = completions(again, tokenizer, prompts, recipe.max_new_tokens)
+        again, read = FORMS[form](model.merge_and_unload(), recipe, base, adapter, aside), tokenizer
         if form != "gguf":
             tokenizer.save_pretrained(aside)
-            _for_older(aside)
+            _tokenizer_for_older(aside)
+            read = load_tokenizer(str(aside))
+        drift = float((_logits(again, read, prompts) - before).norm() / before.norm())
+        if drift > DRIFT[form]:
+            raise ModelError(f"exported, the logits differ by {drift:.1e} from the policy's; nothing was left there")
+        after = completions(again, read, prompts, recipe.max_new_tokens)
+        if form != "gguf":
             _retriever(run, recipe, aside)
             settings = {
                 "k": recipe.index.k,
@@ -97,24 +97,42 @@ def export(run: Run, folder: Path, form: str = "merged") -> dict[str, float]:
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder in the new one, which may be a mount point, for what moves up when all of it is there."""
-    aside, there = folder / UNFINISHED, folder.is_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    aside, there, moved = folder / UNFINISHED, folder.is_dir(), list[Path]()
+
+    def refuse_others() -> None:
         if any(path != aside for path in folder.iterdir()):
             raise RunError(f"{folder} is not empty; name a new folder")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_others()
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
-    try:
-        yield aside
-        # By its settings a folder is known as exported.
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == SETTINGS):
-            path.rename(folder / path.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not there and not any(folder.iterdir()):
-            folder.rmdir()
+    with Run(aside).lock():
+        try:
+            for path in _inside(aside):  # of a process that was killed
+                _remove(path)
+            yield aside
+            refuse_others()
+            # By its settings a folder is known as exported.
+            for path in sorted(_inside(aside), key=lambda path: path.name == SETTINGS):
+                moved.append(folder / path.name)
+                path.rename(moved[-1])
+            moved.clear()
+        finally:
+            for path in moved:
+                _remove(path)
+            shutil.rmtree(aside, ignore_errors=True)
+            if not there and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _inside(aside: Path) -> list[Path]:
+    return [path for path in aside.iterdir() if path.name != LOCK]
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _plain(folder: str, **how: Any) -> PreTrainedModel:
@@ -125,22 +143,32 @@ def _plain(folder: str, **how: Any) -> PreTrainedModel:
     return model.eval()
 
 
-def _for_older(folder: Path) -> None:
-    """What transformers before 5 reads: it knows neither the new tokenizer class nor where the base of RoPE stands."""
+def _config_for_older(folder: Path) -> None:
+    """RoPE where transformers before 5 looks for it: it would take another base without a word."""
+    config = read_json(folder / "config.json")
+    rope = dict(config.get("rope_parameters") or {})
+    if base := rope.pop("rope_theta", None):
+        config["rope_theta"] = base
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = rope
+    write_json(folder / "config.json", config)
+
+
+def _tokenizer_for_older(folder: Path) -> None:
+    """A class and a name that transformers before 5 knows."""
     settings = read_json(folder / "tokenizer_config.json")
     if settings.get("tokenizer_class") == "TokenizersBackend":
-        write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    config = folder / "config.json"
-    if config.is_file():
-        about = read_json(config)
-        base = (about.get("rope_parameters") or {}).get("rope_theta")
-        write_json(config, about | ({"rope_theta": base} if base else {}))
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def _merged(plain: PreTrainedModel, recipe: Recipe, base: str, adapter: Path, folder: Path) -> PreTrainedModel:
     # Sampling defaults that the base ships with contradict greedy answers, and then nothing is saved.
     plain.generation_config.temperature = plain.generation_config.top_p = plain.generation_config.top_k = None
     plain.save_pretrained(folder)
+    _config_for_older(folder)
     return _plain(str(folder))
 
 
@@ -176,17 +204,6 @@ FORMS: dict[str, Callable[[PreTrainedModel, Recipe, str, Path, Path], PreTrained
 }
 
 
-def modelfile(max_new_tokens: int) -> str:
-    """Ollama's recipe: the user's message is the question, the system message holds the passages."""
-    return f'''FROM ./{GGUF}
-TEMPLATE """{{{{ if .System }}}}{{{{ .System }}}}
-
-{{{{ end }}}}{prompt("{{ .Prompt }}")}"""
-PARAMETER temperature 0
-PARAMETER num_predict {max_new_tokens}
-'''
-
-
 def _retriever(run: Run, recipe: Recipe, folder: Path) -> None:
     index = shutil.copytree(run.require("index"), folder / "index", ignore=shutil.ignore_patterns("stage.json"))
     about = read_json(index / "index.json")
@@ -202,65 +219,3 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
     """Of the last token of each prompt."""
     ids = (tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids for text in prompts)
     return torch.cat([model(row.to(model.device)).logits[:, -1].float().cpu() for row in ids])
-
-
-def card(run: Run, recipe: Recipe, form: str) -> str:
-    """The model card: what it is, how it is loaded, what was measured, what it is not for."""
-    # What stands there may have been measured on the policy before this one.
-    ladder = "Not evaluated."
-    if is_current("evaluation", recipe, run):
-        ladder = as_markdown(ladder_table(read_json(run.stage("evaluation") / "metrics.json")))
-    return f"""---
-base_model: {recipe.model}
----
-
-# {recipe.name}
-
-A composed policy: it reads passages that a retriever finds, and knows what they do not say. Trained with skillcompose
-from `{recipe.model}`, whose licence holds for these weights; what it knows comes from the knowledge base of the run.
-
-{usage(run, recipe, form)}
-
-## Measured
-
-Exact match in percent on test questions that it was not trained on; unseen bridges unless said otherwise.
-
-{ladder}
-
-## Limits
-
-It answers questions about its knowledge base in the form that it was trained in, greedily. A wrong answer reads as sure
-as a right one. Other abilities of the base model suffered, and were not measured.
-"""
-
-
-def usage(run: Run, recipe: Recipe, form: str) -> str:
-    """How this form is loaded."""
-    raw = (
-        'The prompt is plain text, without a chat template. What is written then is the line "nothing asked again" '
-        f"below:\n\n```\n[1] title: text\n\n{prompt('...')}```"
-    )
-    if form == "gguf":
-        return f"""`ollama create {recipe.name} -f Modelfile`, then ask with the question as prompt and the passages,
-one a line (`[1] title: text`), as system message. Ollama itself was not run here.
-
-{raw}"""
-    own = """```python
-import skillcompose
-
-answer = skillcompose.Policy.from_pretrained("this folder").answer("...")
-```"""
-    if form == "merged":
-        return f"{own}\n\n{raw}"
-    config = read_json(run.require("composition") / "composed" / "adapter_config.json")
-    rank = max([config["r"], *config["rank_pattern"].values()])
-    room = next((size for size in RANKS_OF_VLLM if size >= rank), rank)
-    return f"""{own}
-
-vLLM serves it beside other adapters of the same base (not run here):
-
-```bash
-vllm serve BASE_FOLDER --enable-lora --max-lora-rank {room} --lora-modules {recipe.name}=THIS_FOLDER
-```
-
-{raw}"""

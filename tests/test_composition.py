@@ -224,7 +224,7 @@ def test_the_reward_is_the_metric_and_pays_nothing_for_tricks() -> None:
     answers = [["Ann Lee"]] * 5
     rewards = exact_match_reward(texts, answers=answers, log_metric=logged.__setitem__)
     assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert logged["unreadable"] == pytest.approx(0.4) == logged["most_frequent_error"]
+    assert logged["unreadable"] == pytest.approx(0.4) and logged["most_frequent_error"] == pytest.approx(0.2)
     exact_match_reward(["So: Ann Lee"] * 5, answers=answers, log_metric=logged.__setitem__)
     assert logged["unreadable"] == logged["most_frequent_error"] == 0  # they are all right
     long = [[1] * 42, [1] * 41]

@@ -136,7 +136,8 @@ def cost(records: list[Row]) -> str:
     for record in records:
         probe = f"{sum(record['probe'])} of {len(record['probe'])}"
         minutes = sum(record["seconds"].values()) / 60 if "seconds" in record else record["minutes"]
-        took = f"{minutes:.0f}" if "seconds" in record or record["arm"] != "default" else f"{minutes:.0f} (in part)"
+        alone = "seconds" in record or record["arm"] != "default"
+        took = f"{minutes:.0f}" if alone else f"{minutes:.0f} (in part, or beside another arm)"
         found = [record["arm"], str(record["seed"]), f"{record['tokens'] / 1e6:.2f}", took, probe]
         lines.append([*found, f"{record['commit']}, {record['machine']}", record["failure"] or ""])
     for record in records:

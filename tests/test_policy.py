@@ -137,6 +137,8 @@ def test_an_exported_folder_answers_alone(
     assert all(path.stat().st_mode == mode for path in (tmp_path / "out").glob("*.safetensors"))
     config = tmp_path / "out" / "config.json"
     assert not config.is_file() or json.loads(config.read_text())["rope_theta"] == 10000.0
+    names = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert names["tokenizer_class"] == "PreTrainedTokenizerFast" and "token_type_ids" not in names["model_input_names"]
     assert str(finished_run) not in "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
     with pytest.raises(RunError, match="not empty"):
         export(skillcompose.Run.open(finished_run), tmp_path / "out")

@@ -155,10 +155,10 @@ def _config_for_older(folder: Path) -> None:
 
 
 def _tokenizer_for_older(folder: Path) -> None:
-    """A class and a name that transformers before 5 knows."""
+    """A class and names that transformers before 5 knows; its own class would give a model more than it takes."""
     settings = read_json(folder / "tokenizer_config.json")
     if settings.get("tokenizer_class") == "TokenizersBackend":
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     write_json(folder / "tokenizer_config.json", settings)

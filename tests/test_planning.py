@@ -20,6 +20,7 @@ from skillcompose.planning.costs import (
     BESIDE,
     BLOCK,
     CONVERSATIONS,
+    TOGETHER,
     TURNS,
     answering,
     lora_numbers,
@@ -28,7 +29,7 @@ from skillcompose.planning.costs import (
 from skillcompose.planning.placement import MEASURED, capacity, places
 from skillcompose.planning.rates import Rates, rates_of
 from skillcompose.planning.schedule import rollouts
-from skillcompose.questions import complementary, walks
+from skillcompose.questions import complementary, contextual, walks
 from skillcompose.run import STAGE_NAMES, Run
 from skillcompose.training import machine_settings
 
@@ -62,6 +63,7 @@ def test_what_a_plan_counts_with_is_what_the_stages_use() -> None:
     assert general.EACH * len(general.STARTS) == CONVERSATIONS
     assert TURNS == (general.ASKED_TOKENS, general.ANSWER_TOKENS)
     assert (BLOCK, BESIDE) == (mixture.BLOCK, mixture.GENERAL)
+    assert TOGETHER == contextual.ROWS_PER_PASSAGES
     assert tuple(walks.SHARES.values()) == (TRAINED, HELD, TESTED)
     assert COMPLEMENTARY == complementary.TRAIN_WORDINGS
 

@@ -63,7 +63,7 @@ class RunError(SkillComposeError, RuntimeError):
 
 
 class PromptError(SkillComposeError, ValueError):
-    """A question with its passages is longer than the model can read."""
+    """What cannot be asked: a blank question, or one that with its passages is longer than the model can read."""
 
 
 class RetrievalError(SkillComposeError, ValueError):

@@ -234,7 +234,7 @@ def memory(recipe: Recipe, found: Amounts, rates: Rates, numbers: dict[str, int]
     """Peak bytes: what is loaded, an adapter with gradient and Adam's two moments, and a batch's activations."""
     batch = {kind: int(sft.get("per_device_train_batch_size", 8)) for kind, sft in sft_settings(recipe).items()}
     each = {skill: found.question[skill] + found.answer[skill] for skill in ("parametric", "contextual")}
-    length = {"parametric": 2 * each["parametric"], "contextual": found.block + 4 * each["contextual"]}
+    length = {"parametric": 2 * each["parametric"], "contextual": found.block + TOGETHER * each["contextual"]}
     length["merged"] = sequence(found, recipe)
     held = {kind: 16 * numbers[kind] + 1.3 * rates.bytes[kind] * batch[kind] * length[kind] for kind in length}
     alone = [held["parametric"], held["contextual"]]
